@@ -1,0 +1,56 @@
+"""Structured Activation Steering (STAS) for video diffusion transformers.
+
+`stas` steers the massive activations of a video diffusion transformer while it samples, and
+records, detects and measures them. The method is that of Cheng et al., "Steering Video Diffusion
+Transformers with Massive Activations", arXiv 2603.17825.
+
+The public names load on first use, so that `import stas` and `stas --help` stay fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from stas.api import SteeringHandle as SteeringHandle
+    from stas.api import steer as steer
+    from stas.config import STASConfig as STASConfig
+    from stas.models import ModelSpec as ModelSpec
+    from stas.models import UnsupportedModelError as UnsupportedModelError
+    from stas.models import register_model as register_model
+    from stas.tokens import TokenGrid as TokenGrid
+
+_HOMES = {
+    "ModelSpec": "stas.models",
+    "STASConfig": "stas.config",
+    "SteeringHandle": "stas.api",
+    "TokenGrid": "stas.tokens",
+    "UnsupportedModelError": "stas.models",
+    "register_model": "stas.models",
+    "steer": "stas.api",
+}
+
+__all__ = [
+    "ModelSpec",
+    "STASConfig",
+    "SteeringHandle",
+    "TokenGrid",
+    "UnsupportedModelError",
+    "register_model",
+    "steer",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'stas' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,131 @@
+"""What steering must know about each transformer: one row of data per class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from stas.tokens import TokenGrid
+
+
+class UnsupportedModelError(ValueError):
+    """The model is not one that stas can steer; the message says what is and how to add one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """How one transformer class lays out its blocks and its visual tokens.
+
+    Args:
+        transformer: Name of the transformer class.
+        pipelines: Names of the pipeline classes that run it.
+        stacks: Attributes that hold the blocks, in forward order.
+        video_output: Position of the visual tokens in a block's output tuple; None when the
+            output is the tensor itself.
+        latents: Layout of the forward's `hidden_states`: batch, channels, frames, height, width.
+        guidance: How classifier-free guidance calls the transformer: "separate" calls, cond
+            first, or one "batched" call with the uncond rows first.
+        width: Fields of the transformer's config whose product is D, the feature width.
+        temporal_ratio: t, pixel frames per latent frame, of a causal VAE: P = 1 + t * (F - 1).
+        note: What a user should know, in a few words.
+
+    Example:
+        >>> MODELS["WanTransformer3DModel"].stacks
+        ('blocks',)
+    """
+
+    transformer: str
+    pipelines: tuple[str, ...]
+    stacks: tuple[str, ...]
+    video_output: int | None = None
+    latents: Literal["BCFHW", "BFCHW"] = "BCFHW"
+    guidance: Literal["separate", "batched"] = "separate"
+    width: tuple[str, ...] = ("num_attention_heads", "attention_head_dim")
+    temporal_ratio: int = 4
+    note: str = ""
+
+    def blocks(self, transformer: nn.Module) -> list[nn.Module]:
+        """The blocks of all stacks, in forward order."""
+        return [block for stack in self.stacks for block in getattr(transformer, stack)]
+
+    def feature_width(self, config: Mapping[str, Any]) -> int:
+        """D, the width of the hidden states at a block's output."""
+        return math.prod(int(config[name]) for name in self.width)
+
+    def token_grid(self, config: Mapping[str, Any], shape: Sequence[int]) -> TokenGrid:
+        """The grid of visual tokens for latents of `shape` (the forward's `hidden_states`)."""
+        frames, height, width = (shape[self.latents.index(axis)] for axis in "FHW")
+        patch = config["patch_size"]
+        if isinstance(patch, int):
+            patch = (config.get("patch_size_t") or 1, patch, patch)
+        return TokenGrid(-(-frames // patch[0]), height // patch[1], width // patch[2])
+
+
+MODELS: dict[str, ModelSpec] = {
+    spec.transformer: spec
+    for spec in (
+        ModelSpec(
+            transformer="WanTransformer3DModel",
+            pipelines=("WanPipeline", "WanImageToVideoPipeline", "WanVideoToVideoPipeline"),
+            stacks=("blocks",),
+            note="Wan2.1 and Wan2.2; both experts of Wan2.2 A14B share one schedule",
+        ),
+        ModelSpec(
+            transformer="CogVideoXTransformer3DModel",
+            pipelines=(
+                "CogVideoXPipeline",
+                "CogVideoXImageToVideoPipeline",
+                "CogVideoXVideoToVideoPipeline",
+            ),
+            stacks=("transformer_blocks",),
+            video_output=0,
+            latents="BFCHW",
+            guidance="batched",
+            note="1.0 and 1.5",
+        ),
+    )
+}
+
+
+def register_model(spec: ModelSpec) -> None:
+    """Add a transformer class, so that `steer` takes pipelines that use it.
+
+    Args:
+        spec: The row; its `transformer` is the class's name.
+
+    Raises:
+        ValueError: A row for that class exists.
+
+    Example:
+        >>> register_model(ModelSpec(
+        ...     transformer="MyVideoTransformer", pipelines=("MyPipeline",), stacks=("blocks",)
+        ... ))
+        >>> del MODELS["MyVideoTransformer"]
+    """
+    if spec.transformer in MODELS:
+        raise ValueError(
+            f"{spec.transformer} is registered already. To replace its row, delete "
+            f"stas.models.MODELS[{spec.transformer!r}] first."
+        )
+    MODELS[spec.transformer] = spec
+
+
+def find_spec(transformer: object) -> ModelSpec | None:
+    """The row for a transformer's class or the nearest of its base classes."""
+    for cls in type(transformer).__mro__:
+        if cls.__name__ in MODELS:
+            return MODELS[cls.__name__]
+    return None
+
+
+def supported_text() -> str:
+    """What is supported and how to add more, for error messages."""
+    return (
+        f"Supported video transformers: {', '.join(sorted(MODELS))}. For another class, describe "
+        "it with stas.register_model(stas.ModelSpec(...)). Image models have a single frame and "
+        "are not steered."
+    )

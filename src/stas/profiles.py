@@ -1,0 +1,104 @@
+"""Measured massive dimensions per checkpoint: data that travels as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from stas.massive import classify
+
+FORMAT = "stas.profile/1"
+FOLDER_PROFILE = "stas_profile.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The massive dimensions of one checkpoint's transformer.
+
+    Args:
+        model: Hub id, or the name of a model folder that carries this profile.
+        transformer: Name of the transformer class.
+        config: Fields of the transformer's config that must be equal for the profile to fit.
+        dims: Massive dimensions, strongest first.
+        ratios: For each of `dims`, its mean magnitude over the mean over dimensions.
+        source: Where the figures come from: "paper" or "measured".
+        note: How they were measured, in words.
+    """
+
+    model: str
+    transformer: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    dims: tuple[int, ...]
+    ratios: tuple[float, ...]
+    source: str
+    note: str = ""
+
+    def fits(self, transformer: str, config: Mapping[str, Any]) -> bool:
+        """Whether a transformer of that class and config is the one that was measured."""
+        return transformer == self.transformer and all(
+            config.get(key) == value for key, value in self.config.items()
+        )
+
+    def describe(self) -> str:
+        """Name, source and strength in words, for `SteeringHandle.summary`."""
+        strengths = ", ".join(
+            f"{dim} at {ratio:.1f}x the mean ({classify(ratio)})"
+            for dim, ratio in zip(self.dims, self.ratios, strict=True)
+        )
+        return f"profile {self.model} ({self.source}): {strengths}"
+
+    @classmethod
+    def load(cls, path: Path) -> Profile:
+        """Read a profile.
+
+        Raises:
+            ValueError: The file is not a profile; the message names it and what is wrong.
+        """
+        names = {f.name for f in fields(cls)}
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+                raise ValueError(f'expected an object with "format": "{FORMAT}"')
+            if unknown := sorted(set(data) - names):
+                raise ValueError(f"unknown keys {unknown}; known are {sorted(names)}")
+            data["dims"], data["ratios"] = tuple(data["dims"]), tuple(data["ratios"])
+            if len(data["dims"]) != len(data["ratios"]) or not data["dims"]:
+                raise ValueError("dims and ratios must have the same length, at least 1")
+            return cls(**data)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a stas profile: {error}") from error
+
+
+def find_profile(
+    name_or_path: str | None, transformer: str, config: Mapping[str, Any]
+) -> Profile | None:
+    """The profile for a checkpoint: the one in its folder, else the shipped one for its hub id.
+
+    Args:
+        name_or_path: What the model was loaded from, a hub id or a folder; None when unknown.
+        transformer: Name of the transformer class.
+        config: The transformer's config.
+
+    Returns:
+        The profile, or None when there is none or it does not fit that class and config.
+    """
+    if not name_or_path:
+        return None
+    folder = Path(name_or_path)
+    candidates: Iterator[Profile]
+    if folder.is_dir():
+        # A transformer loaded by itself names its subfolder; the profile lies beside it.
+        places = (folder / FOLDER_PROFILE, folder.parent / FOLDER_PROFILE)
+        candidates = (Profile.load(place) for place in places if place.is_file())
+    else:
+        shipped = Path(str(files("stas") / "profiles"))
+        candidates = (
+            profile
+            for profile in map(Profile.load, sorted(shipped.glob("*.json")))
+            if profile.model == name_or_path
+        )
+    return next((p for p in candidates if p.fits(transformer, config)), None)

@@ -1,0 +1,99 @@
+"""The paper's equation and its other interventions, as one pure in-place operation."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Literal, get_args
+
+import torch
+
+from stas.tokens import Region, TokenGrid
+
+Op = Literal["max", "scale", "zero", "mean"]
+Reference = Literal["dim", "global"]
+OPS: tuple[Op, ...] = get_args(Op)
+REFERENCES: tuple[Reference, ...] = get_args(Reference)
+
+
+def steer_(
+    hidden_states: torch.Tensor,
+    grid: TokenGrid,
+    dims: Sequence[int],
+    *,
+    op: Op = "max",
+    regions: Collection[Region] = ("first_frame", "boundary"),
+    boundary: float = 0.08,
+    scale: float = 1.0,
+    reference: Reference = "dim",
+) -> torch.Tensor:
+    """Steer massive dimensions at chosen tokens, in place (STAS, arXiv 2603.17825, Section 4).
+
+    With H the hidden states, t a token of `regions` and d one of `dims`:
+
+    - `"max"` (STAS): H[b, t, d] <- scale * m[b, d] * sign(H[b, t, d]), where the reference
+      magnitude m[b, d] is the maximum of |H[b, t', d]| over all visual tokens t' of sample b.
+      sign(0) is 0, so an exact zero stays zero [our choice].
+    - `"scale"`: H[b, t, d] <- scale * H[b, t, d].
+    - `"zero"`: H[b, t, d] <- 0.
+    - `"mean"`: H[b, t, d] <- the mean of H[b, t', d] over all visual tokens t' [our choice: the
+      paper names the intervention and not the axis].
+
+    Only columns `dims` are read and written: no copy of the hidden states, no host sync, and no
+    allocation beyond a few vectors of (B, N). Values are read before any is written, so autograd
+    sees a function of the hidden states as they came. A sample never depends on its neighbours
+    in the batch.
+
+    Args:
+        hidden_states: (B, N, D), floating point, any strides; N = `grid.num_tokens` visual tokens
+            in raster order. Changed in place.
+        grid: The tokens' latent frames, height and width.
+        dims: Massive dimensions, indices on the feature axis, 0 to D - 1.
+        op: One of "max", "scale", "zero", "mean".
+        regions: Any of "first_frame", "boundary", "interior"; all three is every visual token.
+        boundary: r, the head and tail share of each latent frame, 0 to 0.5.
+        scale: The paper's alpha, a finite number.
+        reference: "dim" takes m per dimension; "global" takes one m per sample, the maximum over
+            all of `dims`.
+
+    Returns:
+        `hidden_states`, the same tensor.
+
+    Raises:
+        ValueError: The shape does not fit the grid.
+
+    Example:
+        >>> grid = TokenGrid(frames=2, height=1, width=2)
+        >>> h = torch.tensor([[[1.0, 5.0], [-2.0, 5.0], [8.0, 5.0], [3.0, 5.0]]])
+        >>> steer_(h, grid, [0], regions=("first_frame",))[0, :, 0]
+        tensor([ 8., -8.,  8.,  3.])
+    """
+    if hidden_states.ndim != 3 or hidden_states.shape[1] != grid.num_tokens:
+        raise ValueError(
+            f"hidden_states must be (batch, {grid.num_tokens}, features) for {grid}, but got "
+            f"shape {tuple(hidden_states.shape)}. Pass the visual tokens alone, without text."
+        )
+    columns = [hidden_states[:, :, dim] for dim in dims]
+    # Copies: backward needs the values from before the write, and later dims the maximum.
+    values = [column.clone() for column in columns]
+    if op == "max":
+        magnitudes = [value.abs().amax(dim=1, keepdim=True) for value in values]
+        if reference == "global":
+            magnitudes = [torch.stack(magnitudes).amax(dim=0)] * len(magnitudes)
+        targets = [
+            torch.sign(value) * (magnitude * scale)
+            for value, magnitude in zip(values, magnitudes, strict=True)
+        ]
+    elif op == "scale":
+        targets = [value * scale for value in values]
+    elif op == "zero":
+        targets = [torch.zeros_like(value) for value in values]
+    else:
+        targets = [value.mean(dim=1, keepdim=True).expand_as(value) for value in values]
+    for column, target in zip(columns, targets, strict=True):
+        for destination, source in zip(
+            grid.views(column, regions, boundary),
+            grid.views(target, regions, boundary),
+            strict=True,
+        ):
+            destination.copy_(source)
+    return hidden_states

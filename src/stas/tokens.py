@@ -1,0 +1,169 @@
+"""The grid of visual tokens: latent frames, the paper's three regions, pixel frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, get_args
+
+import torch
+
+Region = Literal["first_frame", "boundary", "interior"]
+REGIONS: tuple[Region, ...] = get_args(Region)
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """Visual tokens in raster order: `frames` latent frames of `height * width` tokens.
+
+    The regions partition the tokens: `first_frame` is latent frame 0; `boundary` is the first and
+    last `ceil(r * S)` of the S tokens of every later latent frame; `interior` is the rest
+    (paper, Section 3; that they partition the tokens is [our choice]).
+
+    Args:
+        frames: Latent frames F, at least 1.
+        height: Tokens per column of a latent frame, at least 1.
+        width: Tokens per row of a latent frame, at least 1.
+
+    Raises:
+        ValueError: A size below 1.
+
+    Example:
+        >>> grid = TokenGrid(frames=5, height=8, width=8)
+        >>> grid.num_tokens, grid.boundary_size(0.08)
+        (320, 6)
+        >>> int(grid.mask(("boundary",), 0.08).sum())
+        48
+    """
+
+    frames: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.height, self.width) < 1:
+            raise ValueError(
+                "A token grid needs at least one token on each axis, but got "
+                f"frames={self.frames}, height={self.height}, width={self.width}."
+            )
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """S, the tokens of one latent frame."""
+        return self.height * self.width
+
+    @property
+    def num_tokens(self) -> int:
+        """N = F * S, all visual tokens of one sample."""
+        return self.frames * self.tokens_per_frame
+
+    def boundary_size(self, boundary: float) -> int:
+        """k = ceil(r * S): how many tokens the head, and the tail, of a latent frame has.
+
+        `boundary` is r, read as written in decimal (0.07 of 100 tokens is 7, not 8).
+        """
+        return math.ceil(Fraction(repr(float(boundary))) * self.tokens_per_frame)
+
+    def views(
+        self, tokens: torch.Tensor, regions: Collection[Region], boundary: float
+    ) -> list[torch.Tensor]:
+        """Views of `tokens` that cover `regions` once each, whatever its strides.
+
+        Args:
+            tokens: Tensor (B, N, ...) with N = `num_tokens` on axis 1.
+            regions: Any of `first_frame`, `boundary`, `interior`.
+            boundary: r, the head and tail share of each latent frame, 0 to 0.5.
+
+        Returns:
+            Views of `tokens`, never copies; empty regions give no view.
+        """
+        frame_size, k = self.tokens_per_frame, self.boundary_size(boundary)
+        first = tokens[:, :frame_size]
+        views = [first] if "first_frame" in regions else []
+        if self.frames == 1:
+            return views
+        later = torch.unflatten(tokens[:, frame_size:], 1, (self.frames - 1, frame_size))
+        if "boundary" in regions and "interior" in regions:
+            views.append(later)
+        elif "boundary" in regions and k > 0:
+            if 2 * k >= frame_size:
+                views.append(later)
+            else:
+                views += [later[:, :, :k], later[:, :, frame_size - k :]]
+        elif "interior" in regions and 2 * k < frame_size:
+            views.append(later[:, :, k : frame_size - k])
+        return views
+
+    def mask(
+        self,
+        regions: Collection[Region],
+        boundary: float,
+        device: torch.device | str | None = None,
+    ) -> torch.Tensor:
+        """Boolean mask (N,) that is true at the tokens of `regions`."""
+        mask = torch.zeros(1, self.num_tokens, dtype=torch.bool, device=device)
+        for view in self.views(mask, regions, boundary):
+            view.fill_(True)
+        return mask[0]
+
+
+@dataclass(frozen=True)
+class FrameMap:
+    """Pixel frames and latent frames of a video VAE.
+
+    A causal VAE encodes the first pixel frame alone: P = 1 + t * (F - 1), and latent frame f >= 1
+    covers pixel frames 1 + t * (f - 1) ... t * f. Otherwise P = t * F.
+
+    Args:
+        ratio: t, pixel frames per latent frame, at least 1.
+        causal: Whether the first pixel frame has a latent frame of its own.
+
+    Example:
+        >>> wan = FrameMap(ratio=4, causal=True)
+        >>> wan.latent_frame(28), wan.latent_frame(29), wan.is_cross_chunk(28)
+        (7, 8, True)
+    """
+
+    ratio: int
+    causal: bool = True
+
+    def __post_init__(self) -> None:
+        if self.ratio < 1:
+            raise ValueError(f"ratio must be at least 1, but got {self.ratio}.")
+
+    def num_latent_frames(self, pixel_frames: int) -> int:
+        """F for a video of `pixel_frames` frames.
+
+        Raises:
+            ValueError: The VAE can't make that number; the message names the nearest two.
+        """
+        lead = 1 if self.causal else 0
+        chunks, rest = divmod(pixel_frames - lead, self.ratio)
+        if rest or pixel_frames < 1:
+            below = max(chunks, 1 - lead) * self.ratio + lead
+            form = f"1 + {self.ratio} * n" if self.causal else f"{self.ratio} * n"
+            raise ValueError(
+                f"The VAE can't make a video of {pixel_frames} frames: it makes {form}. "
+                f"The nearest are {below} and {below + self.ratio}."
+            )
+        return chunks + lead
+
+    def latent_frame(self, pixel_frame: int) -> int:
+        """The latent frame that holds pixel frame `pixel_frame` (both from 0)."""
+        if not self.causal:
+            return pixel_frame // self.ratio
+        return -(-pixel_frame // self.ratio)
+
+    def pixel_frames(self, latent_frame: int) -> range:
+        """The pixel frames that latent frame `latent_frame` covers (both from 0)."""
+        if not self.causal:
+            return range(self.ratio * latent_frame, self.ratio * (latent_frame + 1))
+        if latent_frame == 0:
+            return range(1)
+        return range(1 + self.ratio * (latent_frame - 1), 1 + self.ratio * latent_frame)
+
+    def is_cross_chunk(self, pixel_frame: int) -> bool:
+        """Whether the transition `pixel_frame` -> `pixel_frame + 1` crosses latent frames."""
+        return self.latent_frame(pixel_frame) != self.latent_frame(pixel_frame + 1)
