@@ -139,3 +139,26 @@ def tiny_cogvideox(*, num_layers: int = 3, version: str = "1.0") -> CogVideoXPip
         transformer=transformer,
         scheduler=CogVideoXDDIMScheduler(),
     )
+
+
+def plant_massive_dimension(transformer: torch.nn.Module, dim: int, value: float = 100.0) -> None:
+    """Make one hidden dimension huge at every block, through the bias of the patch embedding."""
+    embedding = transformer.patch_embed.proj if hasattr(transformer, "patch_embed") else None
+    with torch.no_grad():
+        (embedding or transformer.patch_embedding).bias[dim] += value
+
+
+def generate(pipeline, *, steps: int = 5, **arguments):
+    """Latents of one small video, with fixed noise."""
+    arguments = {
+        "prompt": "a red circle moving right",
+        "height": 32,
+        "width": 32,
+        "num_frames": 9,
+        "num_inference_steps": steps,
+        "output_type": "latent",
+        "max_sequence_length": 16,
+        "generator": torch.Generator().manual_seed(0),
+    } | arguments
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(**arguments).frames

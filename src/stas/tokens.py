@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal, get_args
 
 import torch
@@ -64,7 +63,9 @@ class TokenGrid:
 
         `boundary` is r, read as written in decimal (0.07 of 100 tokens is 7, not 8).
         """
-        return math.ceil(Fraction(repr(float(boundary))) * self.tokens_per_frame)
+        # The tolerance absorbs binary rounding; Fraction would be exact, but torch.compile can't
+        # trace it.
+        return max(0, math.ceil(boundary * self.tokens_per_frame - 1e-9))
 
     def views(
         self, tokens: torch.Tensor, regions: Collection[Region], boundary: float
