@@ -320,9 +320,9 @@ def test_removal_leaves_a_later_cache_working():
 
 def test_a_copy_of_a_steered_model_is_refused():
     pipeline = tiny_wan()
-    with stas.steer(pipeline, dims=(1,)):
-        with pytest.raises(RuntimeError, match=r"handle\.remove\(\) first"):
-            copy.deepcopy(pipeline.transformer)
+    message = r"handle\.remove\(\) first"
+    with stas.steer(pipeline, dims=(1,)), pytest.raises(RuntimeError, match=message):
+        copy.deepcopy(pipeline.transformer)
     copy.deepcopy(pipeline.transformer)
 
 
