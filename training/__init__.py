@@ -1,0 +1,1 @@
+"""What trained the bundled model: `python -m training`. Not part of the installed package."""

@@ -1,0 +1,149 @@
+"""The training loop that every stage uses: data parallel, resumable, averaged, with progress."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from torch import nn
+
+from training.recipe import Stage
+
+SAVE_EVERY_SECONDS = 60.0
+console = Console(highlight=False)
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def start_processes() -> None:
+    """Join the other processes when torchrun started this one."""
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
+
+
+def log(text: str) -> None:
+    if rank() == 0:
+        console.print(text)
+
+
+def generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Random numbers of one step of one process: the same again when a run is resumed."""
+    return torch.Generator(device).manual_seed(hash((seed, step, rank())) % 2**31)
+
+
+def train(
+    name: str,
+    modules: Mapping[str, nn.Module],
+    stage: Stage,
+    loss_of: Callable[[int], torch.Tensor],
+    folder: Path,
+) -> None:
+    """Optimise the modules and leave their moving average in them.
+
+    Args:
+        name: Of the stage; its checkpoint is `folder / f"{name}.ckpt"`.
+        modules: What is trained, by name.
+        stage: How.
+        loss_of: The loss of a step, from its number; it draws its own batch.
+        folder: Where the checkpoint is kept; a run that was stopped goes on from there.
+    """
+    named = [(f"{m}.{n}", p) for m, module in modules.items() for n, p in module.named_parameters()]
+    parameters = [parameter for _, parameter in named]
+    decayed = [p for n, p in named if p.ndim >= 2 and "table" not in n]
+    rest = [p for n, p in named if not (p.ndim >= 2 and "table" not in n)]
+    on_cuda = parameters[0].is_cuda
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": stage.weight_decay}, {"params": rest}],
+        lr=stage.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=0.0,
+        fused=on_cuda,
+    )
+    average = [parameter.detach().clone() for parameter in parameters]
+    path = folder / f"{name}.ckpt"
+    first = 0
+    if path.is_file():
+        saved = torch.load(path, map_location=parameters[0].device, weights_only=True)
+        first = saved["step"]
+        optimizer.load_state_dict(saved["optimizer"])
+        with torch.no_grad():
+            for parameter, value in zip(parameters, saved["parameters"], strict=True):
+                parameter.copy_(value)
+        average = saved["average"]
+        log(f"{name}: going on from step {first}")
+
+    def save(step: int) -> None:
+        if rank() == 0:
+            temporary = path.with_suffix(".tmp")
+            state = {"step": step, "parameters": [p.detach() for p in parameters]}
+            torch.save(state | {"average": average, "optimizer": optimizer.state_dict()}, temporary)
+            temporary.replace(path)
+
+    for module in modules.values():
+        module.train()
+    started = saved_at = shown_at = time.monotonic()
+    losses: list[torch.Tensor] = []
+    for step in range(first, stage.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = stage.learning_rate * _schedule(stage, step)
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=on_cuda and stage.bf16):
+            loss = loss_of(step)
+        optimizer.zero_grad(set_to_none=False)
+        loss.backward()
+        _average_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+        optimizer.step()
+        decay = min(stage.average, (1 + step) / (10 + step))
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+        losses.append(loss.detach())
+        now = time.monotonic()
+        if now - shown_at > 10 or step + 1 == stage.steps:
+            shown_at = now
+            mean = torch.stack(losses).mean().item()
+            losses.clear()
+            left = (now - started) / (step + 1 - first) * (stage.steps - step - 1)
+            log(f"{name}: step {step + 1} of {stage.steps}, loss {mean:.4f}, {left:.0f} s left")
+        if now - saved_at > SAVE_EVERY_SECONDS:
+            saved_at = now
+            save(step + 1)
+    save(stage.steps)
+    with torch.no_grad():
+        for parameter, value in zip(parameters, average, strict=True):
+            parameter.copy_(value)
+    for module in modules.values():
+        module.eval()
+
+
+def _schedule(stage: Stage, step: int) -> float:
+    """The learning rate of a step as a share of its flat value."""
+    done = step / stage.steps
+    fall = min(1.0, (1 - done) / max(1e-9, 1 - stage.flat))
+    return min(1.0, (step + 1) / stage.warmup) * fall
+
+
+def _average_gradients(parameters: list[nn.Parameter]) -> None:
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    if world_size() == 1:
+        return
+    flat = torch.cat([p.grad.reshape(-1) for p in parameters if p.grad is not None])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    offset = 0
+    for parameter in parameters:
+        assert parameter.grad is not None
+        part = flat[offset : offset + parameter.numel()]
+        parameter.grad.copy_(part.view_as(parameter))
+        offset += parameter.numel()

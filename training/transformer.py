@@ -1,0 +1,191 @@
+"""The denoising transformer, in diffusers' own class, trained by flow matching on latents."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
+
+from training.clips import draw_scenes, render
+from training.loop import generator, log, rank, world_size
+from training.recipe import Recipe
+from training.text import TEXT_WIDTH
+from training.vae import LATENT_CHANNELS
+
+TEXT_LENGTH = 24  # the longest caption has 18 tokens; one more is the pad key
+PIPELINE_TEXT_LENGTH = 512  # what WanPipeline pads every prompt to
+HEAD_WIDTH = 32
+CAPTION_DROPOUT = 0.1
+
+
+def make_transformer(recipe: Recipe) -> WanTransformer3DModel:
+    """A transformer with random weights, its gates open and its output zero."""
+    torch.manual_seed(recipe.seed)
+    width = recipe.heads * HEAD_WIDTH
+    model = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=recipe.heads,
+        attention_head_dim=HEAD_WIDTH,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        text_dim=TEXT_WIDTH,
+        freq_dim=128,
+        ffn_dim=recipe.ffn,
+        num_layers=recipe.layers,
+        cross_attn_norm=recipe.cross_attn_norm,
+    )
+    embedder = model.condition_embedder
+    nn.init.zeros_(embedder.time_proj.weight)
+    nn.init.zeros_(embedder.time_proj.bias)
+    for linear, gain in (
+        (embedder.text_embedder.linear_1, 1.0),
+        (embedder.text_embedder.linear_2, 1.6),
+    ):
+        nn.init.normal_(linear.weight, std=gain / math.sqrt(linear.in_features))
+        nn.init.zeros_(linear.bias)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.scale_shift_table.mul_(0.2)
+            block.scale_shift_table[:, 2] = 0.3  # gate of the self-attention
+            block.scale_shift_table[:, 5] = 0.3  # gate of the feed-forward
+            # At the start no query likes the pad key, which stands for almost all 512 tokens.
+            sign = torch.randn(width).sign()
+            block.attn2.to_q.bias.copy_(1.2 * sign)
+            block.attn2.to_k.bias.copy_(-0.1 * sign)
+            nn.init.zeros_(block.attn2.to_out[0].bias)
+        model.scale_shift_table.mul_(0.2)
+        nn.init.zeros_(model.proj_out.weight)
+        nn.init.zeros_(model.proj_out.bias)
+    return model
+
+
+class OnePadKey(WanAttnProcessor):
+    """Cross-attention to a short caption with what WanPipeline's hundreds of pads do to it.
+
+    The pipeline pads every prompt with zeros to 512 unmasked tokens. They are all the same key,
+    so one of them, with log(number of pads) added to its logit, gives the same result.
+    """
+
+    bias: torch.Tensor | None = None
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        return super().__call__(attn, hidden_states, encoder_hidden_states, self.bias, rotary_emb)
+
+    def set_lengths(self, mask: torch.Tensor) -> None:
+        """Take the captions' lengths from their mask (B, TEXT_LENGTH), 1 for words."""
+        lengths = mask.sum(1, keepdim=True)
+        position = torch.arange(mask.shape[1], device=mask.device)[None]
+        bias = torch.zeros_like(mask).masked_fill(position > lengths, -math.inf)
+        pads = (PIPELINE_TEXT_LENGTH - lengths).log()
+        self.bias = torch.where(position == lengths, pads, bias)[:, None, None, :]
+
+
+@dataclass
+class Latents:
+    """Encoded clips with their captions, and the channel statistics that normalise them."""
+
+    values: torch.Tensor  # (N, 16, F, H, W), float16, not normalised
+    captions: list[str]
+
+    @property
+    def mean(self) -> torch.Tensor:
+        return self.values.float().mean((0, 2, 3, 4))
+
+    @property
+    def std(self) -> torch.Tensor:
+        return self.values.float().std((0, 2, 3, 4))
+
+
+@torch.no_grad()
+def encode_clips(
+    vae: AutoencoderKLWan, recipe: Recipe, device: torch.device, path: Path
+) -> Latents:
+    """Draw and encode the training clips, or read them when `path` holds them already."""
+    if not path.is_file():
+        rng = random.Random(f"latents {recipe.seed} {rank()}")
+        share = recipe.clips // world_size()
+        batch = 64 if device.type == "cuda" else 4
+        values, captions = [], []
+        for start in range(0, share, batch):
+            scenes = draw_scenes(min(batch, share - start), "train", rng, two=recipe.two)
+            clip, _ = render(scenes, rng, size=recipe.size, frames=recipe.frames, device=device)
+            with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
+                latents = vae.encode(clip).latent_dist.mode()
+            values.append(latents.half().cpu())
+            captions += [scene.caption for scene in scenes]
+            if start // batch % 50 == 0:
+                log(f"latents: {start} of {share}")
+        save_file({"latents": torch.cat(values)}, path, {"captions": "\n".join(captions)})
+    with safe_open(path, "pt", device=str(device)) as file:
+        return Latents(file.get_tensor("latents"), file.metadata()["captions"].split("\n"))
+
+
+class FlowMatching:
+    """The loss of the transformer and the text encoder on encoded clips."""
+
+    def __init__(
+        self,
+        transformer: WanTransformer3DModel,
+        text_encoder: UMT5EncoderModel,
+        tokenizer: PreTrainedTokenizerFast,
+        latents: Latents,
+        recipe: Recipe,
+    ) -> None:
+        self.transformer, self.text_encoder, self.recipe = transformer, text_encoder, recipe
+        self.device = latents.values.device
+        self.values = latents.values
+        self.mean = latents.mean.view(1, -1, 1, 1, 1)
+        self.std = latents.std.view(1, -1, 1, 1, 1)
+        tokens = tokenizer(
+            [*latents.captions, ""],  # the last stands for a dropped caption
+            padding="max_length",
+            max_length=TEXT_LENGTH,
+            return_tensors="pt",
+        )
+        self.ids = tokens.input_ids.to(self.device)
+        self.masks = tokens.attention_mask.float().to(self.device)
+        self.pads = OnePadKey()
+        for block in transformer.blocks:
+            block.attn2.set_processor(self.pads)
+
+    def loss(self, step: int) -> torch.Tensor:
+        """Mean squared error of the predicted velocity, noise - latents, at random noise levels."""
+        batch = self.recipe.transformer.batch // world_size()
+        random_numbers = generator(self.recipe.seed, step, self.device)
+        options = {"generator": random_numbers, "device": self.device}
+        chosen = torch.randint(len(self.values), (batch,), **options)
+        dropped = torch.rand(batch, **options) < CAPTION_DROPOUT
+        caption = torch.where(dropped, len(self.values), chosen)
+        clean = (self.values[chosen].float() - self.mean) / self.std
+        noise = torch.randn(clean.shape, **options)
+        sigma = torch.sigmoid(torch.randn(batch, **options))
+        sigma = self.recipe.shift * sigma / (1 + (self.recipe.shift - 1) * sigma)
+        level = sigma.view(-1, 1, 1, 1, 1)
+        mask = self.masks[caption]
+        self.pads.set_lengths(mask)
+        text = self.text_encoder(self.ids[caption], mask).last_hidden_state * mask[..., None]
+        velocity = self.transformer(
+            (1 - level) * clean + level * noise, sigma * 1000, text, return_dict=False
+        )[0]
+        return (velocity.float() - (noise - clean)).square().mean()
+
+    def restore(self) -> None:
+        """Give the transformer its usual cross-attention back."""
+        for block in self.transformer.blocks:
+            block.attn2.set_processor(WanAttnProcessor())
