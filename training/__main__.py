@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import platform
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import diffusers
@@ -23,14 +22,14 @@ import torch.distributed as dist
 import transformers
 from torch import nn
 
-from training.classifier import Classifier, classifier_loss
+from training.classifier import Classifier, ClassifierObjective
 from training.evaluate import evaluate
 from training.export import export, weights_hash, write_json, write_profile
-from training.loop import log, rank, start_processes, train
+from training.loop import Objective, log, rank, start_processes, train
 from training.recipe import RECIPES, Recipe, Stage
 from training.text import make_text_encoder, make_tokenizer
 from training.transformer import FlowMatching, encode_clips, make_transformer
-from training.vae import make_vae, reconstruction_psnr, vae_loss
+from training.vae import VAEObjective, make_vae, reconstruction_psnr
 
 STAGES = ("vae", "classifier", "transformer")
 
@@ -61,33 +60,26 @@ def run(recipe: Recipe, output: Path, device: torch.device, *, until: str | None
     output.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
 
-    def part(
-        name: str, module: nn.Module, stage: Stage, loss: Callable[[int], torch.Tensor]
-    ) -> None:
+    def part(name: str, module: nn.Module, stage: Stage, objective: Objective) -> None:
         started = time.monotonic()
         path = output / f"{name}.pt"
         if path.is_file():
             module.load_state_dict(torch.load(path, map_location=device, weights_only=True))
         else:
-            train(name, {name: module}, stage, loss, output)
+            train(name, {name: module}, stage, objective, output)
             if rank() == 0:
                 torch.save(module.state_dict(), path)
         module.eval().requires_grad_(False)
         seconds[name] = round(time.monotonic() - started, 1)
 
     vae = make_vae(recipe).to(device)
-    part("vae", vae, recipe.vae, lambda step: vae_loss(vae, recipe, step, device))
+    part("vae", vae, recipe.vae, VAEObjective(vae, recipe, device))
     psnr, per_frame = reconstruction_psnr(vae, recipe, device, clips=64, split="held-out")
     log(f"vae: {psnr:.2f} dB, per frame {' '.join(f'{value:.1f}' for value in per_frame)}")
     if until == "vae":
         return
     judge = Classifier().to(device)
-    part(
-        "classifier",
-        judge,
-        recipe.classifier,
-        lambda step: classifier_loss(judge, vae, recipe, step, device),
-    )
+    part("classifier", judge, recipe.classifier, ClassifierObjective(judge, vae, recipe, device))
     if until == "classifier":
         return
 
@@ -101,7 +93,7 @@ def run(recipe: Recipe, output: Path, device: torch.device, *, until: str | None
     matching = FlowMatching(transformer, text_encoder, tokenizer, latents, recipe)
     if device.type == "cuda":
         transformer.compile_repeated_blocks()
-    part("transformer", both, recipe.transformer, matching.loss)
+    part("transformer", both, recipe.transformer, matching)
     matching.restore()
     if until == "transformer" or rank() > 0:
         _leave()

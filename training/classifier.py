@@ -9,7 +9,17 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch import nn
 
-from training.clips import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Scene, draw_scenes, render
+from training.clips import (
+    BACKGROUNDS,
+    COLOURS,
+    MOTIONS,
+    SHAPES,
+    Placed,
+    Scene,
+    draw,
+    draw_scenes,
+    place,
+)
 from training.loop import rank, world_size
 from training.recipe import Recipe
 
@@ -66,28 +76,37 @@ def truth(scene: Scene) -> dict[str, str]:
     }
 
 
-def classifier_loss(
-    model: Classifier, vae: AutoencoderKLWan, recipe: Recipe, step: int, device: torch.device
-) -> torch.Tensor:
-    """Cross-entropy on fresh clips; half of them went through the VAE and are noised a little.
+class ClassifierObjective:
+    """Cross-entropy on fresh clips; half of them go through the VAE with noise on their latents.
 
     So the judge is used to the VAE's softness and names what is drawn, not how sharply.
     """
-    rng = random.Random(f"classifier {recipe.seed} {step} {rank()}")
-    batch = recipe.classifier.batch // world_size()
-    scenes = draw_scenes(batch, "train", rng)
-    clip, _ = render(scenes, rng, size=recipe.size, frames=recipe.frames, device=device)
-    half = batch // 2
-    if step % 2 == 0:
+
+    def __init__(
+        self, model: Classifier, vae: AutoencoderKLWan, recipe: Recipe, device: torch.device
+    ) -> None:
+        self.model, self.vae, self.recipe, self.device = model, vae, recipe, device
+
+    def batch(self, step: int) -> tuple[torch.Tensor, ...]:
+        rng = random.Random(f"classifier {self.recipe.seed} {step} {rank()}")
+        count = self.recipe.classifier.batch // world_size()
+        scenes = draw_scenes(count, "train", rng)
+        labels = [[LABELS[name].index(truth(s)[name]) for name in LABELS] for s in scenes]
+        strengths = [rng.uniform(0, 0.2), rng.uniform(0, 0.1)]  # of the noise: latents, pixels
+        tensors = (torch.tensor(labels), torch.tensor(strengths), *place(scenes, rng))
+        return tuple(tensor.to(self.device) for tensor in tensors)
+
+    def loss(
+        self, labels: torch.Tensor, strengths: torch.Tensor, *placed: torch.Tensor
+    ) -> torch.Tensor:
         with torch.no_grad():
-            latents = vae.encode(clip[:half]).latent_dist.mode()
-            spread = latents.float().std() * 0.2 * rng.random()
-            latents = latents + spread * torch.randn_like(latents)
-            clip = torch.cat([vae.decode(latents).sample.float(), clip[half:]])
-    clip = clip + 0.1 * rng.random() * torch.randn_like(clip)
-    logits = model(clip)
-    losses = []
-    for name, values in LABELS.items():
-        target = torch.tensor([values.index(truth(scene)[name]) for scene in scenes], device=device)
-        losses.append(F.cross_entropy(logits[name].float(), target))
-    return torch.stack(losses).sum()
+            clip, _ = draw(Placed(*placed), size=self.recipe.size, frames=self.recipe.frames)
+            half = len(clip) // 2
+            latents = self.vae.encode(clip[:half]).latent_dist.mode()
+            latents = latents + strengths[0] * latents.std() * torch.randn_like(latents)
+            clip = torch.cat([self.vae.decode(latents).sample.float(), clip[half:]])
+            clip = clip + strengths[1] * torch.randn_like(clip)
+        logits = self.model(clip)
+        return torch.stack(
+            [F.cross_entropy(logits[name].float(), labels[:, i]) for i, name in enumerate(LABELS)]
+        ).sum()

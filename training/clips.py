@@ -14,7 +14,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -127,55 +127,42 @@ def draw_scenes(count: int, split: Split, rng: random.Random, *, two: float = 0.
     return drawn
 
 
-def render(
-    scenes: Sequence[Scene],
-    rng: random.Random,
-    *,
-    size: int = 128,
-    frames: int = 17,
-    device: torch.device | str = "cpu",
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw one clip per scene.
+class Placed(NamedTuple):
+    """The numbers that `draw` needs: clips of B scenes with up to two things."""
+
+    things: torch.Tensor  # (B, 2, 14); a thing that is missing is transparent
+    background: torch.Tensor  # (B, 3)
+    corner: torch.Tensor  # (B, 2), of what is drawn, in shares of the picture's side
+
+
+def place(scenes: Sequence[Scene], rng: random.Random, *, share: float = 1.0) -> Placed:
+    """Decide all that the captions leave open.
 
     Args:
-        scenes: What to draw.
+        scenes: What will be drawn.
         rng: Decides place, exact radius and starting angle.
-        size: Side of the picture in pixels.
-        frames: Pixel frames.
-        device: Where to draw.
-
-    Returns:
-        The clips (B, 3, frames, size, size) in [-1, 1], and how much of each pixel the things
-        cover (B, 1, frames, size, size) in [0, 1], both float32.
+        share: Side of the square that will be drawn, as a share of the picture's side; below 1 it
+            lies around a place that a thing passes.
     """
-    most = max(len(scene.things) for scene in scenes)
-    placed = [_place(scene, rng, most) for scene in scenes]
-    values = torch.tensor(placed, device=device)  # (B, things, 16)
-    time = torch.linspace(-1, 1, frames, device=device) if frames > 1 else torch.zeros(1).to(device)
-    axis = (torch.arange(size, device=device) + 0.5) / size
-    background = [BACKGROUNDS[scene.background] for scene in scenes]
-    clip = torch.tensor(background, device=device)[:, :, None, None, None]
-    clip = clip.expand(-1, -1, frames, size, size)
-    cover = torch.zeros(len(scenes), 1, frames, size, size, device=device)
-    for index in range(most):
-        v = values[:, index, :, None]  # (B, 16, 1), to be broadcast over time
-        x = axis[None, None, None, :] - (v[:, 0] + v[:, 3] * time)[:, :, None, None]
-        y = axis[None, None, :, None] - (v[:, 1] + v[:, 4] * time)[:, :, None, None]
-        angle = (v[:, 5] + v[:, 6] * (time + 1))[:, :, None, None]
-        radius = (v[:, 2] * (v[:, 7] + v[:, 8] * (time + 1) / 2))[:, :, None, None]
-        turned = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
-        distances = torch.stack(_distances(*turned, radius))  # (shapes, B, frames, size, size)
-        shape = values[:, index, 9].long()
-        distance = distances[shape, torch.arange(len(scenes), device=device)]
-        alpha = (0.5 - distance * size).clamp(0, 1) * v[:, 10, :, None, None]
-        alpha = alpha[:, None]
-        clip = clip * (1 - alpha) + alpha * v[:, 11:14, :, None, None]
-        cover = torch.maximum(cover, alpha)
-    return clip * 2 - 1, cover
+    things, corners = [], []
+    for scene in scenes:
+        rows = _place_things(scene, rng)
+        passing, time = rng.choice(rows), rng.uniform(-1, 1)
+        corners.append(
+            [
+                min(max(0.0, passing[i] + passing[3 + i] * time - share * rng.random()), 1 - share)
+                for i in (0, 1)
+            ]
+        )
+        things.append(rows + [[0.5, 0.5, 0.1] + [0.0] * 4 + [1.0] + [0.0] * 6] * (2 - len(rows)))
+    return Placed(
+        torch.tensor(things),
+        torch.tensor([BACKGROUNDS[scene.background] for scene in scenes]),
+        torch.tensor(corners),
+    )
 
 
-def _place(scene: Scene, rng: random.Random, most: int) -> list[list[float]]:
-    """The numbers that `render` reads for each thing; things that are missing get visible = 0."""
+def _place_things(scene: Scene, rng: random.Random) -> list[list[float]]:
     pair = len(scene.things) == 2
     rows = []
     for index, thing in enumerate(scene.things):
@@ -200,7 +187,58 @@ def _place(scene: Scene, rng: random.Random, most: int) -> list[list[float]]:
                 *COLOURS[thing.colour],
             ]
         )
-    return rows + [[0.5, 0.5, 0.1] + [0.0] * 4 + [1.0] + [0.0] * 6] * (most - len(rows))
+    return rows
+
+
+def draw(
+    placed: Placed, *, size: int = 128, frames: int = 17, side: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw clips, on the device of their numbers.
+
+    Args:
+        placed: What `place` decided.
+        size: Side of the whole picture in pixels.
+        frames: Pixel frames.
+        side: Side of the square to draw, from `placed.corner` on; the whole picture by default.
+
+    Returns:
+        The clips (B, 3, frames, side, side) in [-1, 1], and how much of each pixel the things
+        cover (B, 1, frames, side, side) in [0, 1], both float32.
+    """
+    side = side or size
+    device, batch = placed.things.device, len(placed.things)
+    time = torch.linspace(-1, 1, frames, device=device)
+    axis = (torch.arange(side, device=device) + 0.5) / size
+    left, top = (placed.corner[:, i, None] + axis for i in (0, 1))  # (B, side)
+    clip = placed.background[:, :, None, None, None].expand(-1, -1, frames, side, side)
+    cover = torch.zeros(batch, 1, frames, side, side, device=device)
+    for thing in placed.things.unbind(1):
+        v = thing[:, :, None]  # (B, 14, 1), to be broadcast over time
+        x = left[:, None, None, :] - (v[:, 0] + v[:, 3] * time)[:, :, None, None]
+        y = top[:, None, :, None] - (v[:, 1] + v[:, 4] * time)[:, :, None, None]
+        angle = (v[:, 5] + v[:, 6] * (time + 1))[:, :, None, None]
+        radius = (v[:, 2] * (v[:, 7] + v[:, 8] * (time + 1) / 2))[:, :, None, None]
+        turned = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+        distances = torch.stack(_distances(*turned, radius), 1)  # (B, shapes, frames, side, side)
+        shape = thing[:, 9].long().view(-1, 1, 1, 1, 1).expand(-1, 1, *distances.shape[2:])
+        alpha = (0.5 - distances.gather(1, shape) * size).clamp(0, 1)
+        alpha = alpha * thing[:, 10].view(-1, 1, 1, 1, 1)
+        clip = clip * (1 - alpha) + alpha * thing[:, 11:14].view(-1, 3, 1, 1, 1)
+        cover = torch.maximum(cover, alpha)
+    return clip * 2 - 1, cover
+
+
+def render(
+    scenes: Sequence[Scene],
+    rng: random.Random,
+    *,
+    size: int = 128,
+    frames: int = 17,
+    device: torch.device | str = "cpu",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Place and draw one whole clip per scene: the clips and their cover, as `draw` gives them."""
+    placed = Placed(*(tensor.to(device) for tensor in place(scenes, rng)))
+    return draw(placed, size=size, frames=frames)
 
 
 def _distances(x: torch.Tensor, y: torch.Tensor, r: torch.Tensor) -> tuple[torch.Tensor, ...]:

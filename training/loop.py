@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -42,11 +43,79 @@ def generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch
     return torch.Generator(device).manual_seed(hash((seed, step, rank())) % 2**31)
 
 
+class Objective(Protocol):
+    """What a stage minimises."""
+
+    def batch(self, step: int) -> tuple[torch.Tensor, ...]:
+        """The data of a step, from its number alone, on the device."""
+        ...
+
+    def loss(self, *batch: torch.Tensor) -> torch.Tensor:
+        """The loss on a batch; it never waits for the device, so that it can be replayed."""
+        ...
+
+
+class _Gradients:
+    """Computes the loss and leaves its gradients in the parameters.
+
+    On CUDA the work of each batch shape is captured once as a graph and then replayed: these
+    small networks launch thousands of kernels a step, which would take longer than they run.
+    """
+
+    def __init__(self, objective: Objective, parameters: list[nn.Parameter], bf16: bool) -> None:
+        self.objective, self.parameters = objective, parameters
+        self.on_cuda, self.bf16 = parameters[0].is_cuda, bf16
+        self.graphs: dict[
+            tuple[torch.Size, ...],
+            tuple[torch.cuda.CUDAGraph, tuple[torch.Tensor, ...], torch.Tensor],
+        ] = {}
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+
+    def __call__(self, step: int) -> torch.Tensor:
+        batch = self.objective.batch(step)
+        if not self.on_cuda:
+            return self._compute(batch)
+        shapes = tuple(tensor.shape for tensor in batch)
+        if shapes not in self.graphs:
+            self.graphs[shapes] = self._capture(batch)
+        graph, inputs, loss = self.graphs[shapes]
+        for place, tensor in zip(inputs, batch, strict=True):
+            place.copy_(tensor)
+        graph.replay()
+        return loss.clone()
+
+    def _compute(self, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        torch._foreach_zero_(gradients)
+        with torch.autocast(
+            "cuda", torch.bfloat16, enabled=self.on_cuda and self.bf16, cache_enabled=False
+        ):
+            loss = self.objective.loss(*batch)
+        loss.backward()
+        return loss.detach()
+
+    def _capture(
+        self, batch: tuple[torch.Tensor, ...]
+    ) -> tuple[torch.cuda.CUDAGraph, tuple[torch.Tensor, ...], torch.Tensor]:
+        inputs = tuple(tensor.clone() for tensor in batch)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._compute(inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            loss = self._compute(inputs)
+        return graph, inputs, loss
+
+
 def train(
     name: str,
     modules: Mapping[str, nn.Module],
     stage: Stage,
-    loss_of: Callable[[int], torch.Tensor],
+    objective: Objective,
     folder: Path,
 ) -> None:
     """Optimise the modules and leave their moving average in them.
@@ -55,7 +124,7 @@ def train(
         name: Of the stage; its checkpoint is `folder / f"{name}.ckpt"`.
         modules: What is trained, by name.
         stage: How.
-        loss_of: The loss of a step, from its number; it draws its own batch.
+        objective: What is minimised.
         folder: Where the checkpoint is kept; a run that was stopped goes on from there.
     """
     named = [(f"{m}.{n}", p) for m, module in modules.items() for n, p in module.named_parameters()]
@@ -92,21 +161,19 @@ def train(
 
     for module in modules.values():
         module.train()
+    gradients = _Gradients(objective, parameters, stage.bf16)
     started = saved_at = shown_at = time.monotonic()
     losses: list[torch.Tensor] = []
     for step in range(first, stage.steps):
         for group in optimizer.param_groups:
             group["lr"] = stage.learning_rate * _schedule(stage, step)
-        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=on_cuda and stage.bf16):
-            loss = loss_of(step)
-        optimizer.zero_grad(set_to_none=False)
-        loss.backward()
+        loss = gradients(step)
         _average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
         optimizer.step()
         decay = min(stage.average, (1 + step) / (10 + step))
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
-        losses.append(loss.detach())
+        losses.append(loss)
         now = time.monotonic()
         if now - shown_at > 10 or step + 1 == stage.steps:
             shown_at = now
@@ -133,9 +200,6 @@ def _schedule(stage: Stage, step: int) -> float:
 
 
 def _average_gradients(parameters: list[nn.Parameter]) -> None:
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
     if world_size() == 1:
         return
     flat = torch.cat([p.grad.reshape(-1) for p in parameters if p.grad is not None])

@@ -137,7 +137,7 @@ def encode_clips(
 
 
 class FlowMatching:
-    """The loss of the transformer and the text encoder on encoded clips."""
+    """Flow matching: the objective of the transformer and the text encoder on encoded clips."""
 
     def __init__(
         self,
@@ -164,22 +164,35 @@ class FlowMatching:
         for block in transformer.blocks:
             block.attn2.set_processor(self.pads)
 
-    def loss(self, step: int) -> torch.Tensor:
-        """Mean squared error of the predicted velocity, noise - latents, at random noise levels."""
-        batch = self.recipe.transformer.batch // world_size()
-        random_numbers = generator(self.recipe.seed, step, self.device)
-        options = {"generator": random_numbers, "device": self.device}
-        chosen = torch.randint(len(self.values), (batch,), **options)
-        dropped = torch.rand(batch, **options) < CAPTION_DROPOUT
+    def batch(self, step: int) -> tuple[torch.Tensor, ...]:
+        recipe = self.recipe
+        count = recipe.transformer.batch // world_size()
+        numbers = generator(recipe.seed, step, self.device)
+        options = {"generator": numbers, "device": self.device}
+        chosen = torch.randint(len(self.values), (count,), **options)
+        dropped = torch.rand(count, **options) < CAPTION_DROPOUT
         caption = torch.where(dropped, len(self.values), chosen)
-        clean = (self.values[chosen].float() - self.mean) / self.std
-        noise = torch.randn(clean.shape, **options)
-        sigma = torch.sigmoid(torch.randn(batch, **options))
-        sigma = self.recipe.shift * sigma / (1 + (self.recipe.shift - 1) * sigma)
+        noise = torch.randn((count, *self.values.shape[1:]), **options)
+        sigma = torch.sigmoid(torch.randn(count, **options))
+        sigma = recipe.shift * sigma / (1 + (recipe.shift - 1) * sigma)
+        return self.values[chosen], noise, sigma, self.ids[caption], self.masks[caption]
+
+    def loss(
+        self,
+        latents: torch.Tensor,
+        noise: torch.Tensor,
+        sigma: torch.Tensor,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Mean squared error of the predicted velocity, noise - latents, at noise level sigma."""
+        clean = (latents.float() - self.mean) / self.std
         level = sigma.view(-1, 1, 1, 1, 1)
-        mask = self.masks[caption]
         self.pads.set_lengths(mask)
-        text = self.text_encoder(self.ids[caption], mask).last_hidden_state * mask[..., None]
+        # As an additive mask: from a mask of ones and zeros, transformers asks the device a
+        # question, which a CUDA graph can't hold.
+        unseen = (1 - mask[:, None, None, :]) * torch.finfo(mask.dtype).min
+        text = self.text_encoder(ids, unseen).last_hidden_state * mask[..., None]
         velocity = self.transformer(
             (1 - level) * clean + level * noise, sigma * 1000, text, return_dict=False
         )[0]

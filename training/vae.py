@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
-from training.clips import Split, draw_scenes, render
-from training.loop import rank, world_size
+from training.clips import Placed, Split, draw, draw_scenes, place, render
+from training.loop import generator, rank, world_size
 from training.recipe import Recipe
 
 LATENT_CHANNELS = 16
@@ -59,51 +59,47 @@ def decode(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
     return unpatchify(torch.cat(frames, 2), patch_size=PATCH)
 
 
-def vae_loss(
-    vae: AutoencoderKLWan, recipe: Recipe, step: int, device: torch.device
-) -> torch.Tensor:
+class VAEObjective:
     """Reconstruction and KL on fresh clips: whole length always, crops first, then full pictures.
 
     The whole length matters: trained on short clips, the last frames drift.
     """
-    rng = random.Random(f"vae {recipe.seed} {step} {rank()}")
-    cropped = step < 0.6 * recipe.vae.steps
-    share = max(1, recipe.vae.batch // world_size())
-    area = (recipe.size // recipe.crop) ** 2
-    batch = share if cropped else max(1, share // area)
-    scenes = draw_scenes(batch, "train", rng, two=0.4)
-    clip, cover = render(scenes, rng, size=recipe.size, frames=recipe.frames, device=device)
-    if cropped:
-        clip, cover = _crop(clip, cover, rng, recipe.crop)
-    near = F.max_pool3d(cover, (1, 5, 5), stride=1, padding=(0, 2, 2))
-    weight = 1 + THING_WEIGHT * near
-    posterior = vae.encode(clip).latent_dist
-    mean, variance = posterior.mean.float(), posterior.var.float()
-    latents = mean + variance.sqrt() * torch.randn_like(mean)
-    error = decode(vae, latents).float() - clip
-    reconstruction = ((error.abs() + 4 * error.square()) * weight).mean() / weight.mean()
-    flicker = (error[:, :, 1:] - error[:, :, :-1]).abs().mean()
-    divergence = 0.5 * (mean.square() + variance - 1 - variance.log()).mean()
-    return reconstruction + 0.5 * flicker + KL_WEIGHT * divergence
 
+    def __init__(self, vae: AutoencoderKLWan, recipe: Recipe, device: torch.device) -> None:
+        self.vae, self.recipe, self.device = vae, recipe, device
 
-def _crop(
-    clip: torch.Tensor, cover: torch.Tensor, rng: random.Random, side: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A square of each clip that holds a part of a thing."""
-    size = clip.shape[-1]
-    clips, covers = [], []
-    for one, covered in zip(clip, cover, strict=True):
-        rows, columns = covered[0].amax(0).amax(1), covered[0].amax(0).amax(0)
-        corner = []
-        for present in (rows, columns):
-            places = (present > 0.5).nonzero().flatten().tolist() or [size // 2]
-            start = rng.choice(places) - rng.randrange(side)
-            corner.append(min(max(0, start), size - side) // PATCH * PATCH)
-        window = (..., slice(corner[0], corner[0] + side), slice(corner[1], corner[1] + side))
-        clips.append(one[window])
-        covers.append(covered[window])
-    return torch.stack(clips), torch.stack(covers)
+    def batch(self, step: int) -> tuple[torch.Tensor, ...]:
+        recipe = self.recipe
+        rng = random.Random(f"vae {recipe.seed} {step} {rank()}")
+        count = max(1, recipe.vae.batch // world_size())
+        side = recipe.crop
+        if step >= 0.6 * recipe.vae.steps:
+            count, side = max(1, count * side**2 // recipe.size**2), recipe.size
+        scenes = draw_scenes(count, "train", rng, two=0.4)
+        placed = (t.to(self.device) for t in place(scenes, rng, share=side / recipe.size))
+        latent_frames = (recipe.frames - 1) // 4 + 1
+        noise = torch.randn(
+            (count, LATENT_CHANNELS, latent_frames, side // 8, side // 8),
+            generator=generator(recipe.seed, step, self.device),
+            device=self.device,
+        )
+        return (noise, *placed)
+
+    def loss(self, noise: torch.Tensor, *placed: torch.Tensor) -> torch.Tensor:
+        recipe = self.recipe
+        with torch.autocast(self.device.type, enabled=False):
+            clip, cover = draw(
+                Placed(*placed), size=recipe.size, frames=recipe.frames, side=noise.shape[-1] * 8
+            )
+            near = F.max_pool3d(cover, (1, 5, 5), stride=1, padding=(0, 2, 2))
+        weight = 1 + THING_WEIGHT * near
+        posterior = self.vae.encode(clip).latent_dist
+        mean, variance = posterior.mean.float(), posterior.var.float()
+        error = decode(self.vae, mean + variance.sqrt() * noise).float() - clip
+        reconstruction = ((error.abs() + 4 * error.square()) * weight).mean() / weight.mean()
+        flicker = (error[:, :, 1:] - error[:, :, :-1]).abs().mean()
+        divergence = 0.5 * (mean.square() + variance - 1 - variance.log()).mean()
+        return reconstruction + 0.5 * flicker + KL_WEIGHT * divergence
 
 
 @torch.no_grad()
