@@ -169,9 +169,9 @@ def test_wilson_interval():
 def test_a_run_trains_exports_and_resumes(tmp_path):
     device = torch.device("cpu")
     run(SMOKE, tmp_path, device, until="classifier")
-    before = (tmp_path / "vae.pt").read_bytes()
+    before = (tmp_path / "vae.safetensors").read_bytes()
     run(SMOKE, tmp_path, device)
-    assert (tmp_path / "vae.pt").read_bytes() == before
+    assert (tmp_path / "vae.safetensors").read_bytes() == before
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["generated, held-out captions"]["colour"]["of"] == SMOKE.videos
     assert results["recipe"] == json.loads(json.dumps(dataclasses.asdict(SMOKE)))

@@ -20,6 +20,7 @@ import diffusers
 import torch
 import torch.distributed as dist
 import transformers
+from safetensors.torch import load_model, save_model
 from torch import nn
 
 from training.classifier import Classifier, ClassifierObjective
@@ -62,13 +63,13 @@ def run(recipe: Recipe, output: Path, device: torch.device, *, until: str | None
 
     def part(name: str, module: nn.Module, stage: Stage, objective: Objective) -> None:
         started = time.monotonic()
-        path = output / f"{name}.pt"
+        path = output / f"{name}.safetensors"
         if path.is_file():
-            module.load_state_dict(torch.load(path, map_location=device, weights_only=True))
+            load_model(module, path, device=str(device))
         else:
             train(name, {name: module}, stage, objective, output)
             if rank() == 0:
-                torch.save(module.state_dict(), path)
+                save_model(module, str(path))
         module.eval().requires_grad_(False)
         seconds[name] = round(time.monotonic() - started, 1)
 

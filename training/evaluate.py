@@ -1,6 +1,6 @@
 """What the finished model is worth: the judge's accuracies on held-out captions, and pictures.
 
-python -m training.evaluate FOLDER [--classifier FILE] [--videos 256] [--output FILE]
+python -m training.evaluate [FOLDER] [--judge FILE] [--videos 256] [--output FILE]
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ import numpy as np
 import torch
 from diffusers import WanPipeline
 from PIL import Image, ImageDraw, ImageFont
+from safetensors.torch import load_model
 
+from stas.pipelines import BUNDLED_MODEL
 from stas.tokens import TokenGrid
 from training.classifier import LABELS, Classifier, truth
 from training.clips import Scene, Split, draw_scenes, render
 from training.export import Magnitudes, activation_report, write_json
 from training.loop import log
+
+JUDGE = Path(__file__).with_name("judge.safetensors")
 
 
 def wilson(right: int, total: int) -> tuple[float, float]:
@@ -141,8 +145,8 @@ def evaluate(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--classifier", type=Path, required=True)
+    parser.add_argument("folder", type=Path, nargs="?", default=BUNDLED_MODEL)
+    parser.add_argument("--judge", type=Path, default=JUDGE)
     parser.add_argument("--videos", type=int, default=256)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--sheet", type=Path, default=Path("contact-sheet.png"))
@@ -150,7 +154,7 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
     classifier = Classifier().to(device).eval()
-    classifier.load_state_dict(torch.load(options.classifier, weights_only=True))
+    load_model(classifier, options.judge, device=str(device))
     result = evaluate(
         options.folder, classifier, device, videos=options.videos, sheet=options.sheet
     )
