@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from stas.config import STASConfig
-from stas.hooks import ScheduleListener, TransformerSteering, is_steered
+from stas.hooks import DimsOrigin, ScheduleListener, TransformerSteering, is_steered
 from stas.models import ModelSpec, UnsupportedModelError, find_spec, supported_text
 from stas.profiles import find_profile
 from stas.schedule import StepClock
@@ -51,6 +51,11 @@ class SteeringHandle:
     def dims(self) -> dict[str, tuple[int, ...] | None]:
         """The steered dimensions of each transformer; None until they are detected."""
         return {name: steering.dims for name, steering in self._steerings.items()}
+
+    @property
+    def origins(self) -> dict[str, DimsOrigin]:
+        """Whether the dimensions of each transformer were given, of a profile, or detected."""
+        return {name: steering.origin for name, steering in self._steerings.items()}
 
     @property
     def sources(self) -> dict[str, str]:
@@ -258,13 +263,14 @@ def _plan(
     chosen = [blocks[index] for index in _block_numbers(config, len(blocks), name)]
     width = spec.feature_width(model_config)
     dims, source = config.dims, "given"
+    origin: DimsOrigin = "given"
     if dims is None:
         loaded_from = pipeline_name or getattr(model_config, "_name_or_path", None)
         profile = find_profile(loaded_from, spec.transformer, model_config)
         if profile is not None:
-            dims, source = profile.dims, profile.describe()
+            dims, origin, source = profile.dims, "profile", profile.describe()
         else:
-            source = "to be detected on the first steered forward"
+            origin, source = "detected", "to be detected on the first steered forward"
     if dims is not None and max(dims) >= width:
         raise ValueError(
             f"dims must be below {width}, the feature width of {name} ({spec.transformer}), but "
@@ -277,6 +283,7 @@ def _plan(
         config=config,
         blocks=chosen,
         dims=dims,
+        origin=origin,
         source=source,
         clock=clock,
         listener=listener,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from stas.files import whole_file
 from stas.schedule import Window
 from stas.steering import OPS, REFERENCES, Op, Reference
 from stas.tokens import REGIONS, Region
@@ -136,18 +136,8 @@ class STASConfig:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the config as JSON; the file appears whole or not at all."""
-        path = Path(path)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
-        ) as file:
-            try:
-                json.dump(self.to_dict(), file, indent=2)
-                file.write("\n")
-                file.close()
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> STASConfig:

@@ -13,7 +13,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from diffusers.hooks.hooks import HookRegistry, ModelHook, StateManager
@@ -27,6 +27,7 @@ from stas.steering import steer_
 from stas.tokens import TokenGrid
 
 HOOK_NAME = "stas"
+DimsOrigin = Literal["given", "profile", "detected"]
 
 
 class TransformerSteering:
@@ -40,6 +41,7 @@ class TransformerSteering:
         config: STASConfig,
         blocks: list[nn.Module],
         dims: tuple[int, ...] | None,
+        origin: DimsOrigin,
         source: str,
         clock: StepClock,
         listener: ScheduleListener | None,
@@ -50,7 +52,8 @@ class TransformerSteering:
         self.config = config
         self.blocks = blocks
         self.dims = dims
-        self.source = source
+        self.origin = origin
+        self.source = source  # the origin in words
         self.clock = clock
         self.listener = listener  # None for a bare transformer
         self.branch: str | None = None  # as the cache context or set_step says

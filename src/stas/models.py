@@ -30,7 +30,8 @@ class ModelSpec:
         guidance: How classifier-free guidance calls the transformer: "separate" calls, cond
             first, or one "batched" call with the uncond rows first.
         width: Fields of the transformer's config whose product is D, the feature width.
-        temporal_ratio: t, pixel frames per latent frame, of a causal VAE: P = 1 + t * (F - 1).
+        fps: Frames per second that the checkpoints of this class were made for.
+        float32: Pipeline components that diffusers says to keep in float32.
         note: What a user should know, in a few words.
 
     Example:
@@ -45,7 +46,8 @@ class ModelSpec:
     latents: Literal["BCFHW", "BFCHW"] = "BCFHW"
     guidance: Literal["separate", "batched"] = "separate"
     width: tuple[str, ...] = ("num_attention_heads", "attention_head_dim")
-    temporal_ratio: int = 4
+    fps: int = 16
+    float32: tuple[str, ...] = ()
     note: str = ""
 
     def blocks(self, transformer: nn.Module) -> list[nn.Module]:
@@ -56,12 +58,18 @@ class ModelSpec:
         """D, the width of the hidden states at a block's output."""
         return math.prod(int(config[name]) for name in self.width)
 
+    def patch(self, config: Mapping[str, Any]) -> tuple[int, int, int]:
+        """How many latent frames, rows and columns make one token."""
+        size = config["patch_size"]
+        if isinstance(size, int):
+            return config.get("patch_size_t") or 1, size, size
+        frames, rows, columns = size
+        return frames, rows, columns
+
     def token_grid(self, config: Mapping[str, Any], shape: Sequence[int]) -> TokenGrid:
         """The grid of visual tokens for latents of `shape` (the forward's `hidden_states`)."""
         frames, height, width = (shape[self.latents.index(axis)] for axis in "FHW")
-        patch = config["patch_size"]
-        if isinstance(patch, int):
-            patch = (config.get("patch_size_t") or 1, patch, patch)
+        patch = self.patch(config)
         return TokenGrid(-(-frames // patch[0]), height // patch[1], width // patch[2])
 
 
@@ -72,6 +80,7 @@ MODELS: dict[str, ModelSpec] = {
             transformer="WanTransformer3DModel",
             pipelines=("WanPipeline", "WanImageToVideoPipeline", "WanVideoToVideoPipeline"),
             stacks=("blocks",),
+            float32=("vae",),
             note="Wan2.1 and Wan2.2; both experts of Wan2.2 A14B share one schedule",
         ),
         ModelSpec(
@@ -85,6 +94,7 @@ MODELS: dict[str, ModelSpec] = {
             video_output=0,
             latents="BFCHW",
             guidance="batched",
+            fps=8,
             note="1.0 and 1.5",
         ),
     )

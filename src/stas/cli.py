@@ -1,0 +1,666 @@
+"""The command line: `stas generate`, `stas models`. A thin shell over the library.
+
+torch and diffusers are imported inside the commands, so that `stas --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from stas import __version__
+
+if TYPE_CHECKING:
+    from stas.api import SteeringHandle
+    from stas.config import STASConfig
+    from stas.manifest import Manifest
+    from stas.pipelines import PipelineOptions
+
+console = Console(highlight=False, soft_wrap=True)
+notes = Console(highlight=False, soft_wrap=True, stderr=True)
+
+app = typer.Typer(
+    help="Steer the massive activations of video diffusion transformers (STAS).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is told in a sentence, not a traceback."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        if os.environ.get("STAS_TRACEBACK"):
+            traceback.print_exc()
+        text, named = str(error), False
+        if isinstance(error, OSError) and error.filename is not None:
+            text, named = f"{error.strerror}: {error.filename}", True
+        notes.print(f"[bold red]Error:[/] {escape(text or type(error).__name__)}")
+        origin = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if not named and origin.parent != Path(__file__).parent:
+            notes.print("(STAS_TRACEBACK=1 shows where this comes from.)")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        notes.print("Stopped. Nothing is left half-written.")
+        sys.exit(130)
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any
+) -> None:
+    """Say what stas warns of; what the libraries beneath warn of is not for users of a command."""
+    if Path(filename).parent == Path(__file__).parent:
+        notes.print(f"[yellow]Warning:[/] {escape(str(message))}")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        console.print(f"stas {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def models() -> None:
+    """List the transformers that can be steered."""
+    from stas.models import MODELS
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("transformer", "pipelines", "note"):
+        table.add_column(heading, overflow="fold")
+    for spec in MODELS.values():
+        table.add_row(spec.transformer, "\n".join(spec.pipelines), spec.note)
+    console.print(table)
+    console.print(
+        f"{len(MODELS)} transformer classes. --model takes any checkpoint of these pipelines, as a "
+        "folder or a hub id. To add a class: stas.register_model."
+    )
+
+
+MODEL = "Model"
+VIDEO = "Video"
+STEERING = "Steering"
+OUTPUT = "Output"
+
+
+@app.command()
+def generate(
+    context: typer.Context,
+    prompt: Annotated[str | None, typer.Argument(help="What the video is to show.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Text file of prompts, one a line.", rich_help_panel=VIDEO),
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="Repeat the run of this manifest, bit for bit.", rich_help_panel=VIDEO),
+    ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="What it is not to show.", rich_help_panel=VIDEO)
+    ] = None,
+    seed: Annotated[
+        str,
+        typer.Option(help="Seeds: numbers and ranges, as in 0,7,10-13.", rich_help_panel=VIDEO),
+    ] = "0",
+    frames: Annotated[
+        int | None, typer.Option(help="Number of pixel frames.", rich_help_panel=VIDEO)
+    ] = None,
+    size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", rich_help_panel=VIDEO)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps.", rich_help_panel=VIDEO)
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="Scale of classifier-free guidance.", rich_help_panel=VIDEO),
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames per second of the file.", rich_help_panel=VIDEO)
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="The bundled model, a folder in diffusers' format, or a hub id.",
+            rich_help_panel=MODEL,
+        ),
+    ] = "bundled",
+    revision: Annotated[
+        str | None,
+        typer.Option(help="Branch, tag or commit of a hub id.", rich_help_panel=MODEL),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...", rich_help_panel=MODEL)
+    ] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="auto: bfloat16 on an accelerator, else float32.", rich_help_panel=MODEL),
+    ] = "auto",
+    offload: Annotated[
+        Literal["none", "model", "sequential"],
+        typer.Option(help="What waits on the CPU to save memory.", rich_help_panel=MODEL),
+    ] = "none",
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE[=WEIGHT]",
+            help="LoRA weights: a file, folder or hub id; may be repeated.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    steer: Annotated[
+        bool, typer.Option("--steer/--no-steer", help="STAS on or off.", rich_help_panel=STEERING)
+    ] = True,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="STASConfig as JSON; the options below override it.", rich_help_panel=STEERING
+        ),
+    ] = None,
+    dims: Annotated[
+        str | None,
+        typer.Option(
+            help="Massive dimensions, as in 1188,700. By default those of the model's profile, "
+            "else detected.",
+            rich_help_panel=STEERING,
+        ),
+    ] = None,
+    blocks: Annotated[
+        str | None, typer.Option(help="all, middle, or as in 0,3,-1.", rich_help_panel=STEERING)
+    ] = None,
+    op: Annotated[
+        Literal["max", "scale", "zero", "mean"] | None,
+        typer.Option(
+            help="max is STAS; the others are the paper's other interventions.",
+            rich_help_panel=STEERING,
+        ),
+    ] = None,
+    regions: Annotated[
+        str | None,
+        typer.Option(help="Of first_frame,boundary,interior.", rich_help_panel=STEERING),
+    ] = None,
+    boundary: Annotated[
+        float | None,
+        typer.Option(
+            help="Head and tail share of each latent frame, 0 to 0.5.", rich_help_panel=STEERING
+        ),
+    ] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(help="Multiplier of the reference magnitude.", rich_help_panel=STEERING),
+    ] = None,
+    reference: Annotated[
+        Literal["dim", "global"] | None,
+        typer.Option(help="Maximum per dimension, or over all of them.", rich_help_panel=STEERING),
+    ] = None,
+    start: Annotated[
+        float | None,
+        typer.Option(help="First steered share of the steps.", rich_help_panel=STEERING),
+    ] = None,
+    stop: Annotated[
+        float | None,
+        typer.Option(help="Share of the steps at which steering ends.", rich_help_panel=STEERING),
+    ] = None,
+    branches: Annotated[
+        str | None,
+        typer.Option(help="Of cond,uncond: the branches of guidance.", rich_help_panel=STEERING),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The .mp4 file, or a folder. By default the folder outputs.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite what exists.", rich_help_panel=OUTPUT)
+    ] = False,
+) -> None:
+    """Make videos from a prompt, steered by default.
+
+    Beside each video lie a strip of its frames and its manifest, from which --manifest makes the
+    same video again.
+    """
+    started = time.monotonic()
+    if manifest is not None:
+        _refuse_other_options(context, "manifest", "output", "force", "model")
+        moved = model if _is_given(context, "model") else None
+        _repeat(manifest, output, moved, force=force)
+        return
+    wanted = _prompts(prompt, prompts)
+    seeds = _seeds(seed)
+    values: dict[str, Any] = {
+        "dims": None if dims is None else _integers("--dims", dims),
+        "blocks": blocks if blocks in (None, "all", "middle") else _integers("--blocks", blocks),
+        "op": op,
+        "regions": None if regions is None else tuple(regions.split(",")),
+        "boundary": boundary,
+        "scale": scale,
+        "reference": reference,
+        "start": start,
+        "stop": stop,
+        "branches": None if branches is None else tuple(branches.split(",")),
+    }
+    values = {key: value for key, value in values.items() if value is not None}
+    if not steer and (config or values):
+        raise ValueError(
+            "--no-steer steers nothing, so it takes no --config and no steering option."
+        )
+    width, height = (None, None) if size is None else _size(size)
+    arguments = {
+        "negative_prompt": negative_prompt,
+        "num_frames": frames,
+        "width": width,
+        "height": height,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+    }
+    samples = [(entry, number) for entry in wanted for number in seeds]
+    places = _places(output, [(entry.text, number) for entry, number in samples])
+    _check_places(places, force=force)
+
+    from stas.pipelines import PipelineOptions
+
+    steering = _steering(config, values) if steer else None
+    options = PipelineOptions(
+        model=model,
+        revision=revision,
+        device=device,
+        dtype=dtype,
+        offload=offload,
+        loras=_loras(lora or []),
+    )
+    maker = _Maker(options)
+    for entry, _ in samples[:: len(seeds)]:
+        maker.check(arguments | {"prompt": entry.text}, steering)
+    for number, ((entry, seed_number), place) in enumerate(zip(samples, places, strict=True), 1):
+        label = f"{number}/{len(samples)}" if len(samples) > 1 else ""
+        maker.make(
+            arguments | {"prompt": entry.text},
+            seed_number,
+            steering,
+            place,
+            prompt_file=entry.origin,
+            fps=fps,
+            label=label,
+        )
+    if len(samples) > 1:
+        console.print(f"{len(samples)} videos in {time.monotonic() - started:.0f} s")
+
+
+def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) -> None:
+    from stas.manifest import Manifest
+    from stas.pipelines import PipelineOptions
+
+    old = Manifest.load(path)
+    place = output or path.with_name(f"{path.stem}-repeated.mp4")
+    if place.suffix != ".mp4":
+        place = place / f"{path.stem}.mp4"
+    if place.with_suffix(".json").resolve() == path.resolve() and not force:
+        raise ValueError(
+            f"{place} is the video of the manifest itself: give another -o, or --force."
+        )
+    _check_places([place], force=force)
+    try:
+        options = PipelineOptions(**old.pipeline)
+    except TypeError as error:
+        raise ValueError(f"{path} is not a manifest of stas generate: {error}") from error
+    options = options if model is None else replace(options, model=model)
+    maker = _Maker(options, threads=old.versions.get("threads"))
+    new = maker.make(
+        dict(old.arguments),
+        old.seed,
+        old.steering_config(),
+        place,
+        prompt_file=old.prompt_file,
+        fps=old.fps,
+        label="",
+    )
+    if new.frames["sha256"] == old.frames["sha256"]:
+        console.print("Identical: every pixel is that of the manifest's video.")
+        return
+    changed = [
+        f"{name} {old.versions.get(name)} -> {value}"
+        for name, value in new.versions.items()
+        if old.versions.get(name) != value
+    ]
+    changed += [f"dims {old.dims} -> {new.dims}"] if new.dims != old.dims else []
+    raise ValueError(
+        "The video was made, but its pixels are not those of the manifest's video. Changed since: "
+        + (", ".join(changed) or "nothing that the manifest records; the model's files, perhaps")
+        + "."
+    )
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    text: str
+    origin: dict[str, Any] | None = None  # name, SHA-256 and line of the prompt list
+
+
+class _Maker:
+    """Makes videos with one loaded pipeline."""
+
+    def __init__(self, options: PipelineOptions, *, threads: int | None = None) -> None:
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
+
+        for logging in (diffusers_logging, transformers_logging):
+            logging.disable_progress_bar()
+            logging.set_verbosity_error()
+        import torch
+
+        from stas.pipelines import load_pipeline
+
+        self._said: list[str] = []
+        self.options = options.resolved()
+        if threads and self.options.device == "cpu":
+            torch.set_num_threads(threads)  # it decides the order of additions
+        with notes.status(f"Loading {self.options.model}"):
+            self.pipeline = load_pipeline(self.options)
+
+    def _say(self, handle: SteeringHandle | None) -> None:
+        """Say what was steered, where that is news."""
+        lines = [] if handle is None else handle.summary().splitlines()[1:-1]
+        if lines != self._said:
+            for line in lines:
+                notes.print(escape(line))
+        self._said = lines
+
+    def check(self, arguments: dict[str, Any], steering: STASConfig | None) -> None:
+        """Raise what is wrong with a request before anything is computed."""
+        from stas.api import steer
+        from stas.pipelines import call_arguments
+
+        call_arguments(self.pipeline, arguments)
+        if steering is not None:
+            with steer(self.pipeline, steering):
+                pass
+
+    def make(
+        self,
+        arguments: dict[str, Any],
+        seed: int,
+        steering: STASConfig | None,
+        place: Path,
+        *,
+        prompt_file: Any,
+        fps: float | None,
+        label: str,
+    ) -> Manifest:
+        """Make one video, its strip and its manifest."""
+        from contextlib import nullcontext
+
+        from stas.api import steer
+        from stas.files import whole_file
+        from stas.manifest import (
+            Manifest,
+            dims_record,
+            frames_record,
+            model_record,
+            versions_record,
+        )
+        from stas.pipelines import call_arguments, frames_per_second, generate
+        from stas.video import strip, write_mp4
+
+        arguments = call_arguments(self.pipeline, arguments)
+        with (
+            nullcontext() if steering is None else steer(self.pipeline, steering) as handle,
+            _step_bar(label, steering) as report,
+        ):
+            started = time.monotonic()
+            frames = generate(self.pipeline, arguments, seed, report=report)
+            seconds = time.monotonic() - started
+        self._say(handle)
+        record = Manifest(
+            pipeline=asdict(self.options),
+            model=model_record(self.pipeline, self.options.revision),
+            arguments=arguments,
+            prompt_file=prompt_file,
+            seed=seed,
+            fps=fps or frames_per_second(self.pipeline),
+            steering=None if steering is None else steering.to_dict(),
+            dims=None if handle is None else dims_record(handle),
+            frames=frames_record(frames),
+            versions=versions_record(),
+            device=_device_name(self.options.device),
+            seconds=round(seconds, 2),
+            created=datetime.now().astimezone().isoformat(timespec="seconds"),
+        )
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            whole_file(place) as video,
+            whole_file(place.with_suffix(".png")) as poster,
+            whole_file(place.with_suffix(".json")) as manifest,
+        ):
+            write_mp4(video, frames, record.fps)
+            strip(frames).save(poster)
+            manifest.write_text(record.to_json(), encoding="utf-8")
+        count, height, width = frames.shape[:3]
+        console.print(
+            f"{escape(str(place))} ({count} frames, {width}x{height}, {record.fps:g} fps) "
+            f"made in {seconds:.1f} s, {'steered' if _was_steered(record) else 'not steered'}"
+        )
+        return record
+
+
+def _was_steered(record: Manifest) -> bool:
+    return any(entry["dims"] for entry in (record.dims or {}).values())
+
+
+def _device_name(device: str) -> str:
+    import platform
+
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{device} ({platform.processor() or platform.machine()})"
+
+
+@contextmanager
+def _step_bar(label: str, steering: STASConfig | None) -> Iterator[Any]:
+    """A bar of denoising steps that says whether the step in work is steered."""
+    columns = (
+        *([TextColumn(label)] if label else []),
+        BarColumn(),
+        TextColumn("step {task.completed:.0f} of {task.total:.0f} {task.fields[state]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=notes) as progress:
+        task = progress.add_task("", total=1, state="")
+
+        def report(done: int, total: int) -> None:
+            if done >= total:
+                state = "decoding"
+            else:
+                active = steering is not None and steering.window.contains(done, total)
+                state = "[green]steered[/]" if active else "plain"
+            progress.update(task, completed=done, total=total or 1, state=state)
+
+        yield report
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _refuse_other_options(context: typer.Context, kept: str, *allowed: str) -> None:
+    """A manifest decides everything: an option beside it would be ignored, so it is refused."""
+    given = [
+        name for name in context.params if _is_given(context, name) and name not in (kept, *allowed)
+    ]
+    if given:
+        raise ValueError(
+            f"--{kept} repeats a run as it was; remove {', '.join(sorted(given))}. Beside it only "
+            f"{', '.join(f'--{name}' for name in allowed)} can be given."
+        )
+
+
+def _prompts(prompt: str | None, path: Path | None) -> list[_Prompt]:
+    if (prompt is None) == (path is None):
+        raise ValueError(
+            "Give a prompt or --prompts FILE, and not both. Example: stas generate "
+            '"a red circle moving right on a blue background"'
+        )
+    if path is None:
+        if not (prompt or "").strip():
+            raise ValueError("The prompt is empty.")
+        return [_Prompt(str(prompt))]
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no prompt file {str(path)!r}.")
+    data = path.read_bytes()
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8: {error}") from error
+    if not lines:
+        raise ValueError(f"{path} is empty: expected one prompt a line.")
+    if empty := [str(number) for number, line in enumerate(lines, 1) if not line.strip()]:
+        raise ValueError(
+            f"{path} has empty lines ({', '.join(empty)}), which would be videos without a prompt. "
+            "Remove them: each line is one prompt."
+        )
+    digest = sha256(data).hexdigest()
+    return [
+        _Prompt(line.strip(), {"name": path.name, "sha256": digest, "line": number})
+        for number, line in enumerate(lines, 1)
+    ]
+
+
+def _integers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"{option} expects whole numbers with commas between, as in 3,7, but got {text!r}."
+        ) from None
+
+
+def _seeds(text: str) -> list[int]:
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise ValueError(
+                f"--seed expects numbers from 0 and ranges, as in 0,7,10-13, but got {text!r}."
+            )
+        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+    if max(seeds) >= 2**63:
+        raise ValueError(f"--seed must be below 2**63, but got {max(seeds)}.")
+    return list(dict.fromkeys(seeds))
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)[xX](\d+)", text)
+    if match is None:
+        raise ValueError(f"--size expects WIDTHxHEIGHT, as in 832x480, but got {text!r}.")
+    return int(match[1]), int(match[2])
+
+
+def _loras(values: Sequence[str]) -> dict[str, float]:
+    loras = {}
+    for value in values:
+        source, equals, weight = value.rpartition("=")
+        try:
+            loras[source if equals else value] = float(weight) if equals else 1.0
+        except ValueError:
+            raise ValueError(
+                f"--lora expects SOURCE or SOURCE=WEIGHT, as in style.safetensors=0.8, but got "
+                f"{value!r}."
+            ) from None
+    return loras
+
+
+def _steering(path: Path | None, values: dict[str, Any]) -> STASConfig:
+    from stas.config import STASConfig
+
+    return replace(STASConfig() if path is None else STASConfig.load(path), **values)
+
+
+def _places(output: Path | None, samples: Sequence[tuple[str, int]]) -> list[Path]:
+    """Where the video of each (prompt, seed) goes."""
+    if output is not None and output.suffix and not output.is_dir():
+        if output.suffix != ".mp4":
+            raise ValueError(f"The output is an .mp4 file or a folder, but got {str(output)!r}.")
+        if len(samples) > 1:
+            raise ValueError(
+                f"{len(samples)} videos can't go into one file {str(output)!r}: give a folder."
+            )
+        return [output]
+    folder = output or Path("outputs")
+    names = [f"{_slug(prompt)}-seed{seed}" for prompt, seed in samples]
+    if len(set(names)) < len(names):
+        names = [f"{number:04d}-{name}" for number, name in enumerate(names, 1)]
+    return [folder / f"{name}.mp4" for name in names]
+
+
+def _slug(prompt: str) -> str:
+    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")
+    return words[:60].rstrip("-") or "video"
+
+
+def _check_places(places: Sequence[Path], *, force: bool) -> None:
+    """See that the output can be written, before any work is done for it; nothing is left."""
+    folder = places[0].parent
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"Can't write to the output folder {str(folder)!r}: {error}") from error
+    finally:
+        for path in missing:
+            if path.exists():
+                path.rmdir()
+    existing = [
+        path
+        for place in places
+        for path in (place, place.with_suffix(".png"), place.with_suffix(".json"))
+        if path.exists()
+    ]
+    if existing and not force:
+        others = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
+        raise FileExistsError(
+            f"{str(existing[0])!r} exists already{others}. Give another -o, or --force to "
+            "overwrite."
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path to write to, and move it to `path` when the block ends.
+
+    After an error or Ctrl-C in the block nothing of it is left, and an older file at `path` is as
+    it was.
+
+    Args:
+        path: Where the file is to appear; its folder must exist.
+
+    Raises:
+        OSError: The folder is missing or can't be written to.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with whole_file(folder / "note.txt") as temporary:
+        ...     _ = temporary.write_text("done")
+        >>> [path.name for path in folder.iterdir()]
+        ['note.txt']
+    """
+    path = Path(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp's mode shuts others out; the file gets the mode that open() would give it.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,354 @@
+"""Loading a diffusers pipeline by name and making one video with it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec as find_module
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from diffusers import DiffusionPipeline
+
+from stas.models import MODELS, UnsupportedModelError, find_spec, supported_text
+from stas.tokens import FrameMap
+from stas.video import Frames, to_frames
+
+BUNDLED = "bundled"
+BUNDLED_MODEL = Path(__file__).with_name("bundled_model")
+DEFAULTS_FILE = "defaults.json"  # a model folder may say what its pipeline is best called with
+
+Offload = Literal["none", "model", "sequential"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineOptions:
+    """Which pipeline is loaded, and how.
+
+    Args:
+        model: "bundled", a folder in diffusers' format, or a hub id.
+        revision: Branch, tag or commit of a hub id.
+        device: "auto" takes an accelerator if there is one, else the CPU; or what torch accepts.
+        dtype: "auto" is bfloat16 on an accelerator and float32 on the CPU. Components that
+            diffusers says to keep in float32 (Wan's VAE) are kept there.
+        offload: "model" keeps one component on the device at a time, "sequential" one layer.
+        loras: Files, folders or hub ids of LoRA weights, with the weight of each.
+
+    Example:
+        >>> PipelineOptions(device="cpu").resolved().dtype
+        'float32'
+    """
+
+    model: str = BUNDLED
+    revision: str | None = None
+    device: str = "auto"
+    dtype: DType = "auto"
+    offload: Offload = "none"
+    loras: Mapping[str, float] = field(default_factory=dict)
+
+    def resolved(self) -> PipelineOptions:
+        """The same with device and dtype decided for this machine, and everything checked.
+
+        Raises:
+            ValueError: An option that doesn't exist, or that doesn't fit this machine.
+        """
+        _check_choice("dtype", self.dtype, get_args(DType))
+        _check_choice("offload", self.offload, get_args(Offload))
+        device = _device(self.device)
+        if self.offload != "none" and device.type == "cpu":
+            raise ValueError(
+                f"offload={self.offload!r} moves weights between an accelerator and the CPU, but "
+                'the device is the CPU. Use offload="none".'
+            )
+        if self.loras and find_module("peft") is None:
+            raise ValueError("LoRA weights need the package peft: pip install 'stas[lora]'.")
+        on_cpu: DType = "float32" if device.type == "cpu" else "bfloat16"
+        dtype = on_cpu if self.dtype == "auto" else self.dtype
+        return replace(self, device=str(device), dtype=dtype)
+
+
+def load_pipeline(options: PipelineOptions) -> Any:
+    """Load a video pipeline that can be steered.
+
+    Whether stas supports the model is checked before its weights are read or downloaded.
+
+    Args:
+        options: Which pipeline, and how.
+
+    Returns:
+        The pipeline, of the class that the model's `model_index.json` names.
+
+    Raises:
+        FileNotFoundError: The model looks like a folder and is none, or has no `model_index.json`.
+        UnsupportedModelError: stas can't steer that model.
+        ValueError: An option that doesn't exist or doesn't fit.
+        OSError: The hub has no such model or can't be reached.
+
+    Example:
+        >>> pipeline = load_pipeline(PipelineOptions(device="cpu"))
+        >>> type(pipeline).__name__
+        'WanPipeline'
+    """
+    options = options.resolved()
+    source = _source(options.model)
+    try:
+        index = DiffusionPipeline.load_config(source, revision=options.revision)
+    except OSError as error:
+        raise OSError(
+            f"Can't read {options.model!r} from the hub: {error} Expected is the id of a model in "
+            "diffusers' format (for Wan those that end in -Diffusers), the network or a cached "
+            "copy, and for a gated model `hf auth login`."
+        ) from error
+    dtypes = {"default": getattr(torch, options.dtype)}
+    dtypes |= dict.fromkeys(_float32_components(options.model, index), torch.float32)
+    pipeline = DiffusionPipeline.from_pretrained(source, revision=options.revision, dtype=dtypes)
+    _add_loras(pipeline, options.loras)
+    if options.offload == "model":
+        pipeline.enable_model_cpu_offload(device=options.device)
+    elif options.offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=options.device)
+    else:
+        pipeline.to(options.device)
+    return pipeline
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, but got {value!r}.")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        present = (
+            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        )
+        return present or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"The device {name!r} can't be used here: {reason}") from error
+    return device
+
+
+def _looks_like_a_folder(name: str) -> bool:
+    return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or "\\" in name
+
+
+def _source(name: str) -> str:
+    """What diffusers is to load: an existing folder or a hub id."""
+    if name == BUNDLED:
+        return str(BUNDLED_MODEL)
+    if not _looks_like_a_folder(name):
+        if name.count("/") != 1:
+            raise FileNotFoundError(
+                f"There is no folder {name!r}, and a hub id looks like OWNER/NAME. Give a folder "
+                f"in diffusers' format, a hub id, or {BUNDLED!r}."
+            )
+        return name
+    folder = Path(name).expanduser()
+    if not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"{name!r} is not a model in diffusers' format: it has no model_index.json. "
+            "Single .safetensors files are loaded in Python, by the pipeline class's "
+            "from_single_file, and then steered by stas.steer(pipe)."
+            if folder.exists()
+            else f"There is no folder {name!r}. Give a folder in diffusers' format, a hub id "
+            f"(OWNER/NAME), or {BUNDLED!r}."
+        )
+    return str(folder)
+
+
+def _float32_components(model: str, index: Mapping[str, Any]) -> tuple[str, ...]:
+    """The components to keep in float32, when stas supports one of those in the index."""
+    classes = [value[1] for value in index.values() if isinstance(value, list) and len(value) == 2]
+    found = [MODELS[name] for name in classes if name in MODELS]
+    if not found:
+        raise UnsupportedModelError(
+            f"{model!r} is a {index.get('_class_name', 'pipeline of no class')} and has no "
+            f"transformer that stas can steer. {supported_text()}"
+        )
+    return tuple({name: None for spec in found for name in spec.float32 if name in index})
+
+
+def _add_loras(pipeline: Any, loras: Mapping[str, float]) -> None:
+    if not loras:
+        return
+    if not hasattr(pipeline, "load_lora_weights"):
+        raise ValueError(f"diffusers can't load LoRA weights into a {type(pipeline).__name__}.")
+    names = []
+    for number, source in enumerate(loras):
+        if _looks_like_a_folder(source) and not Path(source).expanduser().exists():
+            raise FileNotFoundError(f"There is no LoRA file or folder {source!r}.")
+        names.append(f"lora_{number}")
+        pipeline.load_lora_weights(str(Path(source).expanduser()), adapter_name=names[-1])
+    pipeline.set_adapters(names, list(loras.values()))
+
+
+def frame_map(pipeline: Any) -> FrameMap:
+    """Which pixel frames belong to which latent frame, from the pipeline's VAE."""
+    return FrameMap(ratio=int(pipeline.vae_scale_factor_temporal))
+
+
+def call_arguments(pipeline: Any, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments to call a pipeline with, checked before anything is computed.
+
+    Args:
+        pipeline: A pipeline from `load_pipeline`.
+        wanted: Arguments by the pipeline's own names; None stands for the default: what the
+            model's `defaults.json` says, else the pipeline's own.
+
+    Returns:
+        The arguments that are not left to the pipeline.
+
+    Raises:
+        ValueError: The pipeline takes no such argument, needs one that is not given, or its VAE
+            and patches can't make that size or number of frames.
+
+    Example:
+        >>> pipeline = load_pipeline(PipelineOptions(device="cpu"))
+        >>> call_arguments(pipeline, {"prompt": "a red circle", "num_frames": 9})["num_frames"]
+        9
+        >>> call_arguments(pipeline, {"prompt": "a red circle", "num_frames": 10})
+        Traceback (most recent call last):
+        ...
+        ValueError: The VAE can't make a video of 10 frames: it makes 1 + 4 * n. The nearest are \
+9 and 13.
+    """
+    parameters = inspect.signature(type(pipeline).__call__).parameters
+    defaults = {k: v for k, v in model_defaults(pipeline).items() if k in parameters}
+    arguments = defaults | {k: v for k, v in wanted.items() if v is not None}
+    name = type(pipeline).__name__
+    if unknown := [key for key in arguments if key not in parameters]:
+        raise ValueError(f"{name} takes no {', '.join(unknown)}.")
+    missing = [
+        key
+        for key, parameter in list(parameters.items())[1:]
+        if parameter.default is parameter.empty
+        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        and key not in arguments
+    ]
+    if missing:
+        raise ValueError(
+            f"{name} also needs {', '.join(missing)}, which only a call in Python can give: "
+            "`with stas.steer(pipe): pipe(...)`."
+        )
+    _check_sizes(pipeline, arguments)
+    return arguments
+
+
+def _check_sizes(pipeline: Any, arguments: Mapping[str, Any]) -> None:
+    for key in ("height", "width", "num_frames", "num_inference_steps"):
+        if not isinstance(value := arguments.get(key, 1), int) or value < 1:
+            raise ValueError(f"{key} must be an integer, at least 1, but got {value!r}.")
+    if "num_frames" in arguments:
+        frame_map(pipeline).num_latent_frames(arguments["num_frames"])
+    transformer = pipeline.transformer or pipeline.transformer_2
+    spec = find_spec(transformer)
+    if spec is None:
+        return
+    patch = spec.patch(transformer.config)
+    for key, cells in (("height", patch[1]), ("width", patch[2])):
+        multiple = int(pipeline.vae_scale_factor_spatial) * cells
+        if (value := arguments.get(key, multiple)) % multiple:
+            below = max(value // multiple, 1) * multiple
+            raise ValueError(
+                f"{key} must be a multiple of {multiple} for this model, but got {value}. The "
+                f"nearest are {below} and {below + multiple}."
+            )
+
+
+def model_defaults(pipeline: Any) -> dict[str, Any]:
+    """What the model's folder says that its pipeline is best called with, and its fps."""
+    path = Path(str(getattr(pipeline, "name_or_path", ""))) / DEFAULTS_FILE
+    if not path.is_file():
+        return {}
+    defaults: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return defaults
+
+
+def frames_per_second(pipeline: Any) -> int:
+    """What videos of this model are meant to be played at."""
+    spec = find_spec(pipeline.transformer or pipeline.transformer_2)
+    return int(model_defaults(pipeline).get("fps") or (spec.fps if spec else 8))
+
+
+def generate(
+    pipeline: Any,
+    arguments: Mapping[str, Any],
+    seed: int,
+    *,
+    report: Callable[[int, int], None] | None = None,
+) -> Frames:
+    """Make one video; the noise comes from the CPU, so that a seed means the same everywhere.
+
+    Args:
+        pipeline: A pipeline, steered or not.
+        arguments: What `call_arguments` returned.
+        seed: Of the noise, 0 or more.
+        report: Called with (finished steps, all steps) as denoising goes on, in place of the
+            pipeline's own progress bar.
+
+    Returns:
+        (T, H, W, 3), uint8.
+
+    Raises:
+        ValueError: The video has NaN or infinite pixels.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    with _progress_to(pipeline, report or (lambda done, total: None)):
+        result = pipeline(**arguments, generator=generator, output_type="np")
+    return to_frames(result.frames[0])
+
+
+class _StepReporter:
+    """Stands in for the tqdm bar that a pipeline drives."""
+
+    def __init__(
+        self, report: Callable[[int, int], None], iterable: Iterable[Any] | None, total: int | None
+    ) -> None:
+        self._report, self._items = report, iterable
+        if total is None:
+            total = len(iterable) if isinstance(iterable, Sequence) else 0
+        self._done, self._total = 0, total
+        report(0, total)
+
+    def update(self, n: int = 1) -> None:
+        self._done += n
+        self._report(self._done, self._total)
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._items or ():
+            yield item
+            self.update()
+
+    def __enter__(self) -> _StepReporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@contextmanager
+def _progress_to(pipeline: Any, report: Callable[[int, int], None]) -> Iterator[None]:
+    """Send a pipeline's progress to `report`: every pipeline drives `self.progress_bar`."""
+
+    def progress_bar(
+        iterable: Iterable[Any] | None = None, total: int | None = None
+    ) -> _StepReporter:
+        return _StepReporter(report, iterable, total)
+
+    pipeline.progress_bar = progress_bar
+    try:
+        yield
+    finally:
+        del pipeline.progress_bar
