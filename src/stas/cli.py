@@ -11,14 +11,15 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import wraps
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from stas.manifest import Manifest
     from stas.pipelines import PipelineOptions
 
+P = ParamSpec("P")
 console = Console(highlight=False, soft_wrap=True)
 notes = Console(highlight=False, soft_wrap=True, stderr=True)
 
@@ -63,9 +65,20 @@ def main() -> None:
         if not named and origin.parent != Path(__file__).parent:
             notes.print("(STAS_TRACEBACK=1 shows where this comes from.)")
         sys.exit(1)
-    except KeyboardInterrupt:
-        notes.print("Stopped. Nothing is left half-written.")
-        sys.exit(130)
+
+
+def _stoppable(command: Callable[P, None]) -> Callable[P, None]:
+    """End a command on Ctrl-C with a word and the shell's exit code for it."""
+
+    @wraps(command)
+    def stoppable(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            notes.print("Stopped. What was finished is kept, and nothing is half-written.")
+            raise typer.Exit(130) from None
+
+    return stoppable
 
 
 def _show_warning(
@@ -115,6 +128,7 @@ OUTPUT = "Output"
 
 
 @app.command()
+@_stoppable
 def generate(
     context: typer.Context,
     prompt: Annotated[str | None, typer.Argument(help="What the video is to show.")] = None,

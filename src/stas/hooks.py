@@ -157,7 +157,7 @@ class TransformerSteering:
         self.dims = found.dims
         self.source = _detection_text(found)
         if not found.dims:
-            warnings.warn(f"{self.name}: {self.source}", stacklevel=2)
+            warnings.warn(f"{self.name}: {self.source}", stacklevel=1)
 
 
 def _detection_text(found: MassiveActivations) -> str:
@@ -312,7 +312,7 @@ class ScheduleListener:
             warnings.warn(
                 f"No step is steered: none of {num_steps} denoising steps lies in the window "
                 f"{window.start:g} <= i / {num_steps} < {window.stop:g}.",
-                stacklevel=2,
+                stacklevel=1,
             )
 
     def _advance(self) -> None:

@@ -31,6 +31,8 @@ class ModelSpec:
             first, or one "batched" call with the uncond rows first.
         width: Fields of the transformer's config whose product is D, the feature width.
         fps: Frames per second that the checkpoints of this class were made for.
+        frame_step: The VAE makes videos of 1 + frame_step * n pixel frames; None when that is its
+            temporal compression.
         float32: Pipeline components that diffusers says to keep in float32.
         note: What a user should know, in a few words.
 
@@ -47,6 +49,7 @@ class ModelSpec:
     guidance: Literal["separate", "batched"] = "separate"
     width: tuple[str, ...] = ("num_attention_heads", "attention_head_dim")
     fps: int = 16
+    frame_step: int | None = None
     float32: tuple[str, ...] = ()
     note: str = ""
 
@@ -95,6 +98,7 @@ MODELS: dict[str, ModelSpec] = {
             latents="BFCHW",
             guidance="batched",
             fps=8,
+            frame_step=8,  # an even number of latent frames decodes to 4 * n pixel frames
             note="1.0 and 1.5",
         ),
     )

@@ -191,11 +191,6 @@ def _add_loras(pipeline: Any, loras: Mapping[str, float]) -> None:
     pipeline.set_adapters(names, list(loras.values()))
 
 
-def frame_map(pipeline: Any) -> FrameMap:
-    """Which pixel frames belong to which latent frame, from the pipeline's VAE."""
-    return FrameMap(ratio=int(pipeline.vae_scale_factor_temporal))
-
-
 def call_arguments(pipeline: Any, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments to call a pipeline with, checked before anything is computed.
 
@@ -247,12 +242,13 @@ def _check_sizes(pipeline: Any, arguments: Mapping[str, Any]) -> None:
     for key in ("height", "width", "num_frames", "num_inference_steps"):
         if not isinstance(value := arguments.get(key, 1), int) or value < 1:
             raise ValueError(f"{key} must be an integer, at least 1, but got {value!r}.")
-    if "num_frames" in arguments:
-        frame_map(pipeline).num_latent_frames(arguments["num_frames"])
     transformer = pipeline.transformer or pipeline.transformer_2
     spec = find_spec(transformer)
     if spec is None:
         return
+    if "num_frames" in arguments:
+        step = spec.frame_step or int(pipeline.vae_scale_factor_temporal)
+        FrameMap(step).num_latent_frames(arguments["num_frames"])
     patch = spec.patch(transformer.config)
     for key, cells in (("height", patch[1]), ("width", patch[2])):
         multiple = int(pipeline.vae_scale_factor_spatial) * cells
