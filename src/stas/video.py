@@ -45,7 +45,7 @@ def to_frames(video: Any) -> Frames:
     return cast(Frames, frames)
 
 
-def write_mp4(path: str | os.PathLike[str], frames: Frames, fps: float, *, crf: int = 15) -> None:
+def write_mp4(path: str | os.PathLike[str], video: Any, fps: float, *, crf: int = 15) -> None:
     """Write a video that browsers and players open: H.264, yuv420p, MP4.
 
     The pixels are compressed, so what is read back is close and not equal.
@@ -53,12 +53,12 @@ def write_mp4(path: str | os.PathLike[str], frames: Frames, fps: float, *, crf: 
     Args:
         path: The file; written directly (see `stas.files.whole_file` for a file that appears
             whole or not at all).
-        frames: (T, H, W, 3), uint8; height and width even.
+        video: (T, H, W, 3), 8-bit or floats in [0, 1]; height and width even.
         fps: Frames per second, above 0.
         crf: x264's constant rate factor, 0 to 51; lower is better.
 
     Raises:
-        ValueError: An odd height or width, or no frame.
+        ValueError: An odd height or width, no frame, or what `to_frames` refuses.
 
     Example:
         >>> import tempfile
@@ -67,6 +67,7 @@ def write_mp4(path: str | os.PathLike[str], frames: Frames, fps: float, *, crf: 
         >>> read_video(path).shape
         (5, 32, 32, 3)
     """
+    frames = to_frames(video)
     count, height, width = frames.shape[:3]
     if count == 0 or height % 2 or width % 2:
         raise ValueError(

@@ -1,0 +1,35 @@
+# The two commands are `make demo` and `make test`; each sets up .venv if it isn't there.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+JOBS ?= auto
+
+.PHONY: demo test lint format bench pictures
+
+demo: $(INSTALLED)
+	$(BIN)/stas generate "a red circle moving right on a blue background" -o outputs/demo.mp4 --force
+
+# One torch thread a process: the tests run side by side.
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.steer_op --output benchmarks/results/steer_op.json
+	$(BIN)/python -m benchmarks.overhead --output benchmarks/results/overhead.json
+
+pictures: $(INSTALLED)
+	$(BIN)/python -m docs.make_strip
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,50 @@
+"""Make the README's picture: the bundled model with steering off, on, and disrupted.
+
+python -m docs.make_strip
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import WanPipeline
+from PIL import Image, ImageDraw, ImageFont
+
+import stas
+from stas.pipelines import BUNDLED_MODEL, call_arguments, generate
+from stas.tokens import REGIONS
+from stas.video import strip
+
+PROMPT, SEED = "a large orange triangle rotating on a blue background", 1
+ROWS: dict[str, stas.STASConfig | None] = {
+    "off": None,
+    "on, the defaults: the middle block, scale 1": stas.STASConfig(),
+    "on, all blocks, scale 3": stas.STASConfig(blocks="all", scale=3.0),
+    "not STAS: that dimension zeroed at all tokens of all blocks": stas.STASConfig(
+        op="zero", regions=REGIONS, blocks="all"
+    ),
+}
+SPACE = 24
+
+
+def main() -> None:
+    pipeline = WanPipeline.from_pretrained(BUNDLED_MODEL, dtype=torch.float32)
+    arguments = call_arguments(pipeline, {"prompt": PROMPT})
+    pictures = []
+    for label, config in ROWS.items():
+        with contextlib.nullcontext() if config is None else stas.steer(pipeline, config):
+            row = np.asarray(strip(generate(pipeline, arguments, SEED), count=9))
+        heading = Image.new("RGB", (row.shape[1], SPACE), "white")
+        font = ImageFont.load_default(15)
+        ImageDraw.Draw(heading).text((4, 3), label, fill="black", font=font)
+        pictures += [np.asarray(heading), row]
+    path = Path(__file__).parent / "images/off-on.png"
+    Image.fromarray(np.concatenate(pictures)).save(path, optimize=True)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

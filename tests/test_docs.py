@@ -1,0 +1,82 @@
+"""The documents: examples run, links lead somewhere, figures are the measured ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted(
+    path for pattern in ("*.md", "docs/*.md", "training/*.md") for path in ROOT.glob(pattern)
+)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = [
+    pytest.param(language, text, id=f"{path.relative_to(ROOT)}:{number}")
+    for path in DOCUMENTS
+    for number, (language, text) in enumerate(BLOCK.findall(path.read_text()), 1)
+]
+
+
+def run_python(text: str, folder: Path) -> None:
+    command = [sys.executable, "-c", text]
+    subprocess.run(command, cwd=folder, check=True, env=environment(), timeout=300)
+
+
+def run_console(text: str, folder: Path) -> None:
+    commands = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
+    assert commands, "a console block has lines that begin with '$ '"
+    for command in commands:
+        words = shlex.split(command)
+        if words[0] in ("make", ".ci/run", "git", "cd"):
+            # Set-up itself is what runs these tests; that the target exists is seen by a dry run.
+            if words[0] == "make":
+                subprocess.run([*words, "-n"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+            continue
+        program = {"stas": ["-m", "stas.cli"], "python": []}[words[0]]
+        subprocess.run(
+            [sys.executable, *program, *words[1:]],
+            cwd=folder,
+            check=True,
+            env=environment(),
+            timeout=600,
+        )
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("language", "text"), BLOCKS)
+def test_code_blocks_run(language, text, tmp_path):
+    {"python": run_python, "console": run_console}[language](text, tmp_path)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_and_pictures_are_there(path):
+    for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+def test_the_accuracies_in_training_are_those_of_the_results():
+    results = json.loads((ROOT / "training/results.json").read_text())
+    text = (ROOT / "training/README.md").read_text()
+    for label, seen in results["generated, held-out captions"].items():
+        rendered = results["rendered, same captions"][label]
+        low, high = (f"{100 * bound:.1f}".removesuffix(".0") for bound in seen["interval"])
+        row = (
+            f"| {label} | {seen['right']} of {seen['of']} | {low} % to {high} % | "
+            f"{rendered['right']} of {rendered['of']} | {100 * seen['chance']:g} % |"
+        )
+        assert row in text
+    blocks = results["activations"]
+    ratios = " | ".join(f"{block['ratios'][0]:.1f}" for block in blocks)
+    assert f"| all tokens | {ratios} |" in text
