@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel, WanPipeline
@@ -76,20 +77,41 @@ def test_detection_finds_the_planted_dimension_and_keeps_it(make, blocks):
         assert "to be detected" in handle.summary()
         generate(pipeline, steps=3)
         assert handle.dims == {"transformer": (5,)}
-        assert "detected on the first steered forward: dimension 5 at" in handle.summary()
+        assert "detected on the first forward: dimension 5 at" in handle.summary()
         plant_massive_dimension(pipeline.transformer, 5, -1000.0)
         plant_massive_dimension(pipeline.transformer, 9, 1000.0)
         generate(pipeline, steps=3)
         assert handle.dims == {"transformer": (5,)}
 
 
-def test_detection_at_one_block_equals_naming_the_dimension():
-    pipeline = tiny_wan()
+@pytest.mark.parametrize("blocks", ["middle", "all"])
+@pytest.mark.parametrize("make", [tiny_wan, tiny_cogvideox])
+def test_the_detecting_step_is_not_steered_and_all_others_are(make, blocks):
+    """In no branch and no block, so that the branches of guidance are alike in every step."""
+    pipeline = make()
     plant_massive_dimension(pipeline.transformer, 5, 1000.0)
-    with stas.steer(pipeline, scale=2.0):
+    options = {"scale": 2.0, "blocks": blocks, "stop": 0.8}
+    with stas.steer(pipeline, **options) as handle:
         detected = generate(pipeline)
-    with stas.steer(pipeline, scale=2.0, dims=(5,)):
+        forwards = handle.steered_forwards["transformer"]
+    with stas.steer(pipeline, dims=(5,), start=0.2, **options) as handle:
         assert torch.equal(generate(pipeline), detected)
+        assert handle.steered_forwards == {"transformer": forwards}
+        assert forwards == (3 if make is tiny_cogvideox else 6)
+
+
+def test_a_first_forward_that_is_not_finite_is_not_the_last_word():
+    transformer = tiny_wan_transformer()
+    plant_massive_dimension(transformer, 5, 1000.0)
+    bias = transformer.patch_embedding.bias.detach().clone()
+    with stas.steer(transformer) as handle:
+        transformer.patch_embedding.bias.data[3] = float("nan")
+        with pytest.warns(UserWarning, match="nothing is steered yet.*not finite"):
+            forward(transformer)
+        assert handle.dims == {"transformer": None}
+        transformer.patch_embedding.bias.data.copy_(bias)
+        forward(transformer)
+        assert handle.dims == {"transformer": (5,)}
 
 
 def test_nothing_is_steered_when_no_dimension_is_massive():
@@ -130,7 +152,7 @@ def test_a_model_folder_brings_its_profile(tmp_path):
     pipeline = WanPipeline.from_pretrained(tmp_path)
     with stas.steer(pipeline) as handle:
         assert handle.dims == {"transformer": (6,)}
-        assert "profile tiny (measured): 6 at 4.5x the mean (weak)" in handle.summary()
+        assert "profile tiny (measured): dimension 6 at 4.5x the mean (weak)" in handle.summary()
     with stas.steer(pipeline, dims=(2,)) as handle:
         assert handle.dims == {"transformer": (2,)}
     transformer = type(pipeline.transformer).from_pretrained(tmp_path / "transformer")
@@ -173,6 +195,39 @@ def test_a_bare_transformer_is_told_the_branch():
         assert not torch.equal(forward(transformer), plain)
         with transformer.cache_context("uncond"):
             assert torch.equal(forward(transformer), plain)
+
+
+def test_a_cache_context_entered_before_steering_is_no_trap():
+    """diffusers keeps the list of hooks that it found at the first context."""
+    transformer = tiny_wan_transformer()
+    with transformer.cache_context("cond"):
+        plain = forward(transformer)
+    with stas.steer(transformer, dims=(3,), scale=2.0, branches=("cond",)):
+        with transformer.cache_context("uncond"):
+            assert torch.equal(forward(transformer), plain)
+        with transformer.cache_context("cond"):
+            assert not torch.equal(forward(transformer), plain)
+
+
+def test_a_bare_transformer_with_both_branches_in_a_batch_is_told_so():
+    transformer = tiny_cogvideox().transformer
+    inputs = {
+        "hidden_states": torch.randn(2, 2, 4, 4, 4),
+        "timestep": torch.tensor([500, 500]),
+        "encoder_hidden_states": torch.randn(2, 8, 16),
+    }
+    with torch.no_grad():
+        plain = transformer(**inputs).sample
+        with stas.steer(transformer, dims=(3,), scale=2.0, branches=("cond",)) as handle:
+            with pytest.raises(RuntimeError, match='branch="cond_uncond"'):
+                transformer(**inputs)
+            handle.set_step(0, 10, branch="cond_uncond")
+            told = transformer(**inputs).sample
+            handle.set_step(0, 10)
+            with transformer.cache_context("cond_uncond"):
+                assert torch.equal(transformer(**inputs).sample, told)
+    assert torch.equal(told[0], plain[0])
+    assert not torch.equal(told[1], plain[1])
 
 
 @pytest.mark.parametrize(
@@ -241,6 +296,16 @@ def test_unknown_models_say_what_is_supported_and_how_to_add_one():
         stas.steer(tiny_wan().vae)
 
 
+def test_one_transformer_in_both_expert_slots_is_steered_once():
+    pipeline = tiny_wan(two_experts=True)
+    pipeline.transformer_2 = pipeline.transformer
+    plain = generate(pipeline)
+    with stas.steer(pipeline, dims=(3,), scale=2.0) as handle:
+        assert handle.dims == {"transformer": (3,)}
+        assert not torch.equal(generate(pipeline), plain)
+    assert torch.equal(generate(pipeline), plain)
+
+
 def test_a_window_that_holds_no_step_of_the_call_warns():
     pipeline = tiny_wan()
     plain = generate(pipeline, steps=2)
@@ -262,15 +327,27 @@ def test_set_step_is_checked():
         for step, steps in [(10, 10), (-1, 10), (0, 0)]:
             with pytest.raises(ValueError, match="between 0 and num_steps - 1"):
                 handle.set_step(step, steps)
+        for step, steps in [(0.5, 10), (torch.tensor(1), 10), (True, 10), (1, 10.0)]:
+            with pytest.raises(TypeError, match="step and num_steps must be integers"):
+                handle.set_step(step, steps)
+        with pytest.raises(ValueError, match="branch must be one of cond, uncond, cond_uncond"):
+            handle.set_step(0, 10, branch="positive")
+        handle.set_step(np.int64(3), 10)
     with pytest.raises(RuntimeError, match="removed"):
         handle.set_step(0, 10)
+    with pytest.raises(RuntimeError, match="removed"), handle:
+        pass
 
 
 def test_one_frame_steers_the_first_frame_only():
     pipeline = tiny_wan()
     plain = generate(pipeline, num_frames=1)
-    with stas.steer(pipeline, dims=(3,), regions=("boundary",), scale=2.0):
+    with (
+        stas.steer(pipeline, dims=(3,), regions=("boundary",), scale=2.0) as handle,
+        pytest.warns(UserWarning, match=r"No token is steered: boundary \(boundary 0\.08\)"),
+    ):
         assert torch.equal(generate(pipeline, num_frames=1), plain)
+        assert handle.steered_forwards == {"transformer": 0}
     with stas.steer(pipeline, dims=(3,), scale=2.0):
         assert not torch.equal(generate(pipeline, num_frames=1), plain)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +56,7 @@ def test_json_round_trip(config):
         ({"scale": float("nan")}, ValueError, "finite"),
         ({"scale": float("inf")}, ValueError, "finite"),
         ({"scale": -1.0}, ValueError, "0 or more"),
+        ({"scale": 10**400}, ValueError, "scale is too large"),
         ({"scale": "2"}, TypeError, "number"),
         ({"reference": "block"}, ValueError, "dim, global"),
         ({"start": 0.4, "stop": 0.4}, ValueError, "empty"),
@@ -65,6 +67,12 @@ def test_json_round_trip(config):
 def test_bad_fields_say_what_was_expected(fields, error, message):
     with pytest.raises(error, match=message):
         STASConfig(**fields)
+
+
+def test_numpys_numbers_are_numbers():
+    config = STASConfig(dims=np.array([3, 1]), blocks=np.arange(2), scale=np.float32(1.5))
+    assert config == STASConfig(dims=(3, 1), blocks=(0, 1), scale=1.5)
+    assert STASConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_unknown_keys_are_named():

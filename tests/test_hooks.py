@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import stas
 import stas.hooks
+import stas.loop
 from stas.models import find_spec
 from stas.steering import steer_
 from tests.tiny import generate, tiny_cogvideox, tiny_wan
@@ -267,20 +268,29 @@ class NoHostSync(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_steered_block_never_waits_for_the_device(monkeypatch):
-    original = stas.hooks.TransformerSteering.steer_block
+def test_a_steered_forward_never_waits_for_the_device(monkeypatch):
+    """Neither at a block, nor before and after the forward, nor when the step moves on."""
     calls = []
+    for owner, name in (
+        (stas.hooks._BlockHook, "post_forward"),
+        (stas.hooks.TransformerSteering, "_enter"),
+        (stas.hooks.TransformerSteering, "_leave"),
+        (stas.loop.LoopListener, "_advance"),
+    ):
+        original = getattr(owner, name)
 
-    def guarded(self, block, output):
-        with NoHostSync():
-            original(self, block, output)
-        calls.append(self.clock.step)
+        def guarded(*args, original=original, name=name):
+            with NoHostSync():
+                result = original(*args)
+            calls.append(name)
+            return result
 
-    monkeypatch.setattr(stas.hooks.TransformerSteering, "steer_block", guarded)
+        monkeypatch.setattr(owner, name, guarded)
     pipeline = tiny_wan()
-    with stas.steer(pipeline, dims=(1,), blocks="all"):
+    with stas.steer(pipeline, dims=(1,), blocks="all", branches=("cond",)):
         generate(pipeline)
-    assert len(calls) == 3 * 2 * 5
+    counts = {name: calls.count(name) for name in calls}
+    assert counts == {"_enter": 10, "_leave": 10, "post_forward": 30, "_advance": 5}
     with pytest.raises(AssertionError, match="waits"), NoHostSync():
         bool(torch.ones(()) > 0)
 
@@ -350,6 +360,56 @@ def test_two_pipelines_steered_differently_in_one_process():
         assert torch.equal(generate(one), alone)
         first.remove()
     assert torch.equal(generate(one), plain[0])
+
+
+def test_steering_survives_model_offload_switched_on_before_and_after():
+    """accelerate swaps forwards around a call; the second call must be steered too."""
+    plain = tiny_wan()
+    with stas.steer(plain, dims=(1,), blocks="all", scale=2.0):
+        expected = generate(plain)
+    for steer_first in (True, False):
+        pipeline = tiny_wan()
+        untouched = generate(pipeline)
+        if steer_first:
+            handle = stas.steer(pipeline, dims=(1,), blocks="all", scale=2.0)
+        pipeline.enable_model_cpu_offload(device="cpu")
+        if not steer_first:
+            handle = stas.steer(pipeline, dims=(1,), blocks="all", scale=2.0)
+        for _ in range(2):
+            assert torch.equal(generate(pipeline), expected)
+        handle.remove()
+        for _ in range(2):
+            assert torch.equal(generate(pipeline), untouched)
+
+
+@pytest.mark.parametrize("blocks", ["all", "middle"])
+def test_hooks_that_another_library_took_off_are_missed_and_removal_stays_exact(blocks):
+    from accelerate import cpu_offload
+
+    pipeline = tiny_wan()
+    untouched = generate(pipeline)
+    cpu_offload(pipeline.transformer, execution_device=torch.device("cpu"))
+    handle = stas.steer(pipeline, dims=(1,), blocks=blocks, scale=2.0)
+    pipeline.remove_all_hooks()
+    with pytest.raises(RuntimeError, match=r"hooks of transformer are gone.*steer again"):
+        generate(pipeline)
+    handle.remove()
+    assert torch.equal(generate(pipeline), untouched)
+    with stas.steer(pipeline, dims=(1,), blocks=blocks, scale=2.0):
+        assert not torch.equal(generate(pipeline), untouched)
+
+
+def test_a_wrapper_out_of_reach_does_nothing_after_removal():
+    """A user's own wrapper around the steered forward keeps it alive."""
+    pipeline = tiny_wan()
+    untouched = generate(pipeline)
+    handle = stas.steer(pipeline, dims=(1,), scale=2.0)
+    block = pipeline.transformer.blocks[1]
+    steered_forward = block.forward
+    block.forward = lambda *args, **kwargs: steered_forward(*args, **kwargs)
+    assert not torch.equal(generate(pipeline), untouched)
+    handle.remove()
+    assert torch.equal(generate(pipeline), untouched)
 
 
 def test_model_offload_and_sequential_offload_keep_the_hooks():

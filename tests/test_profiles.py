@@ -56,7 +56,8 @@ def test_a_folder_carries_its_own_profile(tmp_path):
     for place in (tmp_path, tmp_path / "transformer"):
         profile = find_profile(str(place), "WanTransformer3DModel", {"num_layers": 3})
         assert profile is not None
-        assert profile.describe() == "profile mine (measured): 5 at 31.0x the mean (massive)"
+        described = "profile mine (measured): dimension 5 at 31.0x the mean (massive)"
+        assert profile.describe() == described
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,14 @@ def test_a_folder_carries_its_own_profile(tmp_path):
         {"dims": []},
         {"dims": [1, 2]},
         {"dims": 5},
+        {"dims": [-1]},
+        {"dims": [True]},
+        {"dims": [5.0]},
+        {"dims": ["a"]},
+        {"dims": [5, 5], "ratios": [31.0, 31.0]},
+        {"ratios": ["x"]},
+        {"ratios": [float("nan")]},
+        {"config": [1]},
         {"extra": 1},
         {"source": None, "model": None, "transformer": None, "unknown": 0},
     ],

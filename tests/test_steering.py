@@ -188,3 +188,28 @@ def test_compiles_whole_without_a_graph_break():
         return steer_(x * 2, grid, (1, 2), scale=1.2)
 
     assert torch.equal(step(h), steer_(h * 2, grid, (1, 2), scale=1.2))
+
+
+@pytest.mark.parametrize(
+    ("dims", "options", "message"),
+    [
+        ([], {}, "dims must be at least one index from 0 to 1, but got"),
+        ([2], {}, "dims must be at least one index"),
+        ([-1], {}, "dims must be at least one index"),
+        ([0], {"op": "add"}, "op must be one of max, scale, zero, mean, but got 'add'"),
+        ([0], {"reference": "mean"}, "reference must be one of dim, global"),
+        ([0], {"regions": ("middle",)}, "regions must be one of first_frame, boundary"),
+        ([0], {"boundary": 0.6}, "boundary must be between 0 and 0.5, but got 0.6"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(dims, options, message):
+    h = torch.ones(1, 8, 2)
+    with pytest.raises(ValueError, match=message):
+        steer_(h, TokenGrid(2, 2, 2), dims, **options)
+    assert torch.equal(h, torch.ones(1, 8, 2))
+
+
+def test_a_product_beyond_the_dtypes_range_stays_finite():
+    h = torch.tensor([60000.0, -3.0]).half().reshape(1, 2, 1)
+    steered = steer_(h, TokenGrid(1, 1, 2), [0], scale=2.0).flatten().tolist()
+    assert steered == [65504.0, -65504.0]

@@ -43,6 +43,7 @@ def test_views_share_storage_and_cover_each_token_once(grid, boundary, regions):
     for view in grid.views(counts, regions, boundary):
         assert view.untyped_storage().data_ptr() == counts.untyped_storage().data_ptr()
         view.add_(1)
+    assert grid.count(regions, boundary) == int(counts.sum())
     assert torch.equal(counts[0] == 1, grid.mask(regions, boundary))
     assert counts.max() <= 1
 

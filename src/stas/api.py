@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Integral
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, get_args
 
 from torch import nn
 
 from stas.config import STASConfig
-from stas.hooks import DimsOrigin, ScheduleListener, TransformerSteering, is_steered
+from stas.hooks import Branch, DimsOrigin, TransformerSteering, is_steered
+from stas.loop import LoopListener
 from stas.models import ModelSpec, UnsupportedModelError, find_spec, supported_text
 from stas.profiles import find_profile
 from stas.schedule import StepClock
@@ -27,7 +29,7 @@ class SteeringHandle:
         config: STASConfig,
         steerings: Mapping[str, TransformerSteering],
         clock: StepClock,
-        listener: ScheduleListener | None,
+        listener: LoopListener | None,
     ) -> None:
         self.config = config
         self._steerings = dict(steerings)
@@ -62,9 +64,12 @@ class SteeringHandle:
         """Where the dimensions of each transformer come from, in words."""
         return {name: steering.source for name, steering in self._steerings.items()}
 
-    def set_step(
-        self, step: int, num_steps: int, *, branch: Literal["cond", "uncond"] | None = None
-    ) -> None:
+    @property
+    def steered_forwards(self) -> dict[str, int]:
+        """How many forwards of each transformer were steered so far."""
+        return {name: steering.steered_forwards for name, steering in self._steerings.items()}
+
+    def set_step(self, step: int, num_steps: int, *, branch: Branch | None = None) -> None:
         """Say where your own denoising loop is, before the forward of that step.
 
         Only for a bare transformer: a pipeline's schedule tells by itself.
@@ -72,12 +77,14 @@ class SteeringHandle:
         Args:
             step: The denoising step, from 0 to `num_steps` - 1.
             num_steps: How many steps the loop has, at least 1.
-            branch: Which branch of classifier-free guidance the next forward is; needed only when
-                a single branch is steered and you make no use of `transformer.cache_context`.
+            branch: Which branch of classifier-free guidance the next forward is, "cond_uncond"
+                for one batch of both with the uncond rows first; needed only when a single branch
+                is steered and you make no use of `transformer.cache_context`.
 
         Raises:
             RuntimeError: A pipeline is steered, or the handle has been removed.
-            ValueError: `step` is not one of the `num_steps` steps.
+            TypeError: `step` or `num_steps` is not an integer.
+            ValueError: `step` is not one of the `num_steps` steps, or there is no such branch.
         """
         if self._listener is not None:
             raise RuntimeError(
@@ -86,12 +93,22 @@ class SteeringHandle:
             )
         if not self._attached:
             raise RuntimeError("This handle has been removed; call stas.steer again.")
+        for number in (step, num_steps):
+            if isinstance(number, bool) or not isinstance(number, Integral):
+                raise TypeError(
+                    f"step and num_steps must be integers, but got {number!r}. A tensor would make "
+                    "the host wait for its device."
+                )
+        if branch not in (None, *get_args(Branch)):
+            raise ValueError(
+                f"branch must be one of {', '.join(get_args(Branch))}, or None, but got {branch!r}."
+            )
         if not 0 <= step < num_steps:
             raise ValueError(
                 f"step must be between 0 and num_steps - 1, but got step={step}, "
                 f"num_steps={num_steps}."
             )
-        self._clock.set(step, num_steps)
+        self._clock.set(int(step), int(num_steps))
         for steering in self._steerings.values():
             steering.branch = branch
 
@@ -127,6 +144,8 @@ class SteeringHandle:
         self._attached = False
 
     def __enter__(self) -> SteeringHandle:
+        if not self._attached:
+            raise RuntimeError("This handle has been removed; call stas.steer again.")
         return self
 
     def __exit__(
@@ -191,8 +210,9 @@ def steer(target: Any, config: STASConfig | None = None, **overrides: Any) -> St
             "denoising step can't be followed. Set pipe.scheduler, or steer the bare transformer: "
             "stas.steer(pipe.transformer) and handle.set_step(i, n) in your loop."
         )
-    clock = StepClock(config.window)
-    listener = ScheduleListener(target, clock) if is_pipeline else None
+    clock = StepClock(config.window, waits=is_pipeline)
+    modules = {name: transformer for name, (transformer, _) in transformers.items()}
+    listener = LoopListener(target, clock, modules) if is_pipeline else None
     pipeline_name = getattr(target, "name_or_path", None) if is_pipeline else None
     steerings = {
         name: _plan(name, transformer, spec, config, clock, listener, pipeline_name)
@@ -228,11 +248,12 @@ def _find_transformers(target: Any) -> dict[str, tuple[nn.Module, ModelSpec]]:
         for name, component in components.items()
         if isinstance(component, nn.Module)
     }
-    found = {
-        name: (module, spec)
-        for name, module in modules.items()
-        if (spec := find_spec(module)) is not None
-    }
+    found: dict[str, tuple[nn.Module, ModelSpec]] = {}
+    for name, module in modules.items():
+        spec = find_spec(module)
+        # One transformer may sit in both expert slots.
+        if spec is not None and all(module is not other for other, _ in found.values()):
+            found[name] = module, spec
     if not found:
         seen = ", ".join(f"{name}: {type(module).__name__}" for name, module in modules.items())
         raise UnsupportedModelError(
@@ -249,7 +270,7 @@ def _plan(
     spec: ModelSpec,
     config: STASConfig,
     clock: StepClock,
-    listener: ScheduleListener | None,
+    listener: LoopListener | None,
     pipeline_name: str | None,
 ) -> TransformerSteering:
     """Check everything about one transformer and prepare its steering, attaching nothing."""
@@ -270,7 +291,7 @@ def _plan(
         if profile is not None:
             dims, origin, source = profile.dims, "profile", profile.describe()
         else:
-            origin, source = "detected", "to be detected on the first steered forward"
+            origin, source = "detected", "to be detected on the first forward"
     if dims is not None and max(dims) >= width:
         raise ValueError(
             f"dims must be below {width}, the feature width of {name} ({spec.transformer}), but "

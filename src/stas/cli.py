@@ -18,7 +18,7 @@ from datetime import datetime
 from functools import wraps
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 import typer
@@ -54,7 +54,7 @@ def main() -> None:
     warnings.showwarning = _show_warning
     try:
         app()
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
         if os.environ.get("STAS_TRACEBACK"):
             traceback.print_exc()
         text, named = str(error), False
@@ -114,13 +114,15 @@ def models() -> None:
         table.add_column(heading, overflow="fold")
     for spec in MODELS.values():
         table.add_row(spec.transformer, "\n".join(spec.pipelines), spec.note)
-    console.print(table)
+    # Piped into another program a name must not be cut in two.
+    (console if console.is_terminal else Console(width=200)).print(table)
     console.print(
         f"{len(MODELS)} transformer classes. --model takes any checkpoint of these pipelines, as a "
         "folder or a hub id. To add a class: stas.register_model."
     )
 
 
+MOST_SEEDS = 100_000
 MODEL = "Model"
 VIDEO = "Video"
 STEERING = "Steering"
@@ -304,8 +306,10 @@ def generate(
     places = _places(output, [(entry.text, number) for entry, number in samples])
     _check_places(places, force=force)
 
-    from stas.pipelines import PipelineOptions
+    from stas.pipelines import PipelineOptions, check_fps
 
+    if fps is not None:
+        check_fps(fps)
     steering = _steering(config, values) if steer else None
     options = PipelineOptions(
         model=model,
@@ -350,7 +354,12 @@ def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) 
         options = PipelineOptions(**old.pipeline)
     except TypeError as error:
         raise ValueError(f"{path} is not a manifest of stas generate: {error}") from error
-    options = options if model is None else replace(options, model=model)
+    # What a branch or tag stood for then is what is repeated.
+    options = replace(
+        options,
+        model=options.model if model is None else model,
+        revision=old.model.get("commit") if model is None else None,
+    )
     maker = _Maker(options, threads=old.versions.get("threads"))
     new = maker.make(
         dict(old.arguments),
@@ -369,7 +378,11 @@ def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) 
         for name, value in new.versions.items()
         if old.versions.get(name) != value
     ]
-    changed += [f"dims {old.dims} -> {new.dims}"] if new.dims != old.dims else []
+    dims = [
+        {name: entry["dims"] for name, entry in (manifest.dims or {}).items()}
+        for manifest in (old, new)
+    ]
+    changed += [f"dims {dims[0]} -> {dims[1]}"] if dims[0] != dims[1] else []
     raise ValueError(
         "The video was made, but its pixels are not those of the manifest's video. Changed since: "
         + (", ".join(changed) or "nothing that the manifest records; the model's files, perhaps")
@@ -415,9 +428,10 @@ class _Maker:
     def check(self, arguments: dict[str, Any], steering: STASConfig | None) -> None:
         """Raise what is wrong with a request before anything is computed."""
         from stas.api import steer
-        from stas.pipelines import call_arguments
+        from stas.pipelines import call_arguments, frames_per_second
 
         call_arguments(self.pipeline, arguments)
+        frames_per_second(self.pipeline)
         if steering is not None:
             with steer(self.pipeline, steering):
                 pass
@@ -451,7 +465,7 @@ class _Maker:
         arguments = call_arguments(self.pipeline, arguments)
         with (
             nullcontext() if steering is None else steer(self.pipeline, steering) as handle,
-            _step_bar(label, steering) as report,
+            _step_bar(label, handle) as report,
         ):
             started = time.monotonic()
             frames = generate(self.pipeline, arguments, seed, report=report)
@@ -463,7 +477,7 @@ class _Maker:
             arguments=arguments,
             prompt_file=prompt_file,
             seed=seed,
-            fps=fps or frames_per_second(self.pipeline),
+            fps=frames_per_second(self.pipeline) if fps is None else fps,
             steering=None if steering is None else steering.to_dict(),
             dims=None if handle is None else dims_record(handle),
             frames=frames_record(frames),
@@ -473,10 +487,11 @@ class _Maker:
             created=datetime.now().astimezone().isoformat(timespec="seconds"),
         )
         place.parent.mkdir(parents=True, exist_ok=True)
+        # The last to open is the first to appear: a manifest only beside its video and strip.
         with (
-            whole_file(place) as video,
-            whole_file(place.with_suffix(".png")) as poster,
             whole_file(place.with_suffix(".json")) as manifest,
+            whole_file(place.with_suffix(".png")) as poster,
+            whole_file(place) as video,
         ):
             write_mp4(video, frames, record.fps)
             strip(frames).save(poster)
@@ -490,7 +505,7 @@ class _Maker:
 
 
 def _was_steered(record: Manifest) -> bool:
-    return any(entry["dims"] for entry in (record.dims or {}).values())
+    return any(entry["steered_forwards"] for entry in (record.dims or {}).values())
 
 
 def _device_name(device: str) -> str:
@@ -504,7 +519,7 @@ def _device_name(device: str) -> str:
 
 
 @contextmanager
-def _step_bar(label: str, steering: STASConfig | None) -> Iterator[Any]:
+def _step_bar(label: str, handle: SteeringHandle | None) -> Iterator[Any]:
     """A bar of denoising steps that says whether the step in work is steered."""
     columns = (
         *([TextColumn(label)] if label else []),
@@ -520,9 +535,12 @@ def _step_bar(label: str, steering: STASConfig | None) -> Iterator[Any]:
         def report(done: int, total: int) -> None:
             if done >= total:
                 state = "decoding"
+            elif handle is None or not handle.config.window.contains(done, total):
+                state = "plain"
+            elif None in handle.dims.values():
+                state = "detecting"
             else:
-                active = steering is not None and steering.window.contains(done, total)
-                state = "[green]steered[/]" if active else "plain"
+                state = "[green]steered[/]" if any(handle.dims.values()) else "plain"
             progress.update(task, completed=done, total=total or 1, state=state)
 
         yield report
@@ -593,9 +611,13 @@ def _seeds(text: str) -> list[int]:
             raise ValueError(
                 f"--seed expects numbers from 0 and ranges, as in 0,7,10-13, but got {text!r}."
             )
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
-    if max(seeds) >= 2**63:
-        raise ValueError(f"--seed must be below 2**63, but got {max(seeds)}.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last >= 2**63 or last - first >= MOST_SEEDS:
+            raise ValueError(
+                f"--seed takes numbers below 2**63 and ranges of at most {MOST_SEEDS} of them, but "
+                f"got {part!r}."
+            )
+        seeds += range(first, last + 1)
     return list(dict.fromkeys(seeds))
 
 
@@ -654,7 +676,9 @@ def _check_places(places: Sequence[Path], *, force: bool) -> None:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
+        # With the longest name that will be written, so that a name that is too long shows.
+        longest = max((place.stem for place in places), key=lambda stem: len(stem.encode()))
+        with NamedTemporaryFile(dir=folder, prefix=f".{longest}-", suffix=".json"):
             pass
     except OSError as error:
         raise OSError(f"Can't write to the output folder {str(folder)!r}: {error}") from error
@@ -662,12 +686,12 @@ def _check_places(places: Sequence[Path], *, force: bool) -> None:
         for path in missing:
             if path.exists():
                 path.rmdir()
-    existing = [
-        path
-        for place in places
-        for path in (place, place.with_suffix(".png"), place.with_suffix(".json"))
-        if path.exists()
-    ]
+    files = [place.with_suffix(kind) for place in places for kind in (".mp4", ".png", ".json")]
+    existing = [path for path in files if path.exists()]
+    if folders := [path for path in existing if path.is_dir()]:
+        raise IsADirectoryError(
+            f"{str(folders[0])!r} is a folder, and a file is to be written there."
+        )
     if existing and not force:
         others = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
         raise FileExistsError(

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -73,11 +74,12 @@ class STASConfig:
                 )
             if min(self.dims) < 0:
                 raise ValueError(f"dims are counted from 0, but got {min(self.dims)}.")
-        if self.blocks not in ("all", "middle"):
-            if isinstance(self.blocks, str):
+        if isinstance(self.blocks, str):
+            if self.blocks not in ("all", "middle"):
                 raise ValueError(
                     f'blocks must be "all", "middle" or block numbers, but got {self.blocks!r}.'
                 )
+        else:
             self._set("blocks", _integers("blocks", self.blocks))
             if not self.blocks:
                 raise ValueError('blocks is empty: name at least one block, or "all" or "middle".')
@@ -158,17 +160,20 @@ def _integers(name: str, values: object) -> tuple[int, ...]:
         raise TypeError(f"{name} must be a sequence of integers, but got {values!r}.")
     numbers = tuple(values)
     for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int):
+        if isinstance(number, bool) or not isinstance(number, Integral):
             raise TypeError(f"{name} must be integers, but got {number!r}.")
     if len(set(numbers)) != len(numbers):
         raise ValueError(f"{name} names the same number twice: {numbers}.")
-    return numbers
+    return tuple(int(number) for number in numbers)
 
 
 def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, but got {value!r}.")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large a number: {value!r}.") from None
 
 
 def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:

@@ -1,15 +1,14 @@
-"""Attaching to models and schedulers: the only file that touches diffusers' hook system.
+"""Attaching to transformers: the only file that touches diffusers' hook system.
 
 Blocks are steered from diffusers' HookRegistry, as the innermost hook: under the caches
 (FirstBlockCache and others), which skip a block's own forward, a skipped block is then not
-steered a second time. Everything else is read from outside the blocks, where torch.compile does
-not look: the grid of tokens by a forward pre-hook on the transformer, the denoising step by
-listening to the scheduler, the branch of classifier-free guidance by diffusers' cache context.
+steered a second time. Everything else is decided outside the blocks, where torch.compile does not
+look: before a forward by a hook on the transformer (the grid of tokens, the branch of
+classifier-free guidance, whether this forward is steered), after it what was detected.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from diffusers.hooks.hooks import HookRegistry, ModelHook, StateManager
 from torch import nn
 
 from stas.config import STASConfig
+from stas.loop import LoopListener
 from stas.massive import MassiveActivations, massive_from_magnitudes
 from stas.models import ModelSpec
 from stas.schedule import StepClock
@@ -28,6 +28,7 @@ from stas.tokens import TokenGrid
 
 HOOK_NAME = "stas"
 DimsOrigin = Literal["given", "profile", "detected"]
+Branch = Literal["cond", "uncond", "cond_uncond"]
 
 
 class TransformerSteering:
@@ -44,7 +45,7 @@ class TransformerSteering:
         origin: DimsOrigin,
         source: str,
         clock: StepClock,
-        listener: ScheduleListener | None,
+        listener: LoopListener | None,
     ) -> None:
         self.name = name
         self.transformer = transformer
@@ -57,20 +58,27 @@ class TransformerSteering:
         self.clock = clock
         self.listener = listener  # None for a bare transformer
         self.branch: str | None = None  # as the cache context or set_step says
-        self.grid: TokenGrid | None = None
-        self.rows: slice | None = None  # the rows of the batch that this forward steers
-        self._magnitudes: list[torch.Tensor] = []
+        # What blocks do in the forward that is running, and with which tokens.
+        self.action: Literal["nothing", "detect", "steer"] = "nothing"
+        self.grid = TokenGrid(1, 1, 1)
+        self.rows = slice(None)
+        self.steered_forwards = 0
+        self._warned: set[str] = set()
+        self._hooks = [_BlockHook(self) for _ in blocks]
         self._parameters = list(inspect.signature(type(transformer).forward).parameters)[1:]
-        self._pre_hook: torch.utils.hooks.RemovableHandle | None = None
+        self._outer_hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def attach(self) -> None:
         """Put the hooks on; nothing is left attached when that fails."""
         try:
-            for block in self.blocks:
-                _attach_innermost(block, _BlockHook(self))
-            self._pre_hook = self.transformer.register_forward_pre_hook(
-                self._enter, prepend=True, with_kwargs=True
-            )
+            for block, hook in zip(self.blocks, self._hooks, strict=True):
+                _attach_innermost(block, hook)
+            self._outer_hooks = [
+                self.transformer.register_forward_pre_hook(
+                    self._enter, prepend=True, with_kwargs=True
+                ),
+                self.transformer.register_forward_hook(self._leave),
+            ]
         except BaseException:
             self.detach()
             raise
@@ -78,9 +86,10 @@ class TransformerSteering:
 
     def detach(self) -> None:
         """Take the hooks off again; the model is as it was."""
-        if self._pre_hook is not None:
-            self._pre_hook.remove()
-            self._pre_hook = None
+        self.action = "nothing"
+        for outer in self._outer_hooks:
+            outer.remove()
+        self._outer_hooks.clear()
         for block in self.blocks:
             _detach(block)
         _forget_known_registries(self.transformer)
@@ -93,85 +102,118 @@ class TransformerSteering:
         )
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.action = "nothing"
         if self.listener is not None:
             self.listener.follow()
+        if not torch.compiler.is_compiling():
+            self._check_attached()
         inputs = dict(zip(self._parameters, args, strict=False)) | kwargs
         latents = inputs["hidden_states"]
         config: Mapping[str, Any] = self.transformer.config  # type: ignore[assignment]
         self.grid = self.spec.token_grid(config, latents.shape)
-        self.rows = self._steered_rows(latents.shape[0])
+        rows = self._steered_rows(latents.shape[0])
         self.clock.calls += 1
-        self._magnitudes.clear()
+        if self.clock.never:
+            self._warn(f"No step is steered: {self.clock.never}")
+        if not self.clock.active or rows is None or self.dims == ():
+            return
+        self.rows = rows
+        if self.grid.count(self.config.regions, self.config.boundary) == 0:
+            self._warn(
+                f"No token is steered: {' + '.join(self.config.regions)} (boundary "
+                f"{self.config.boundary:g}) has no token in {self.grid}."
+            )
+        elif self.dims is None:
+            for hook in self._hooks:
+                hook.magnitudes = None
+            self.action = "detect"
+        else:
+            self.action = "steer"
+            self.steered_forwards += 1
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            warnings.warn(text, stacklevel=1)
+
+    def _check_attached(self) -> None:
+        for block, hook in zip(self.blocks, self._hooks, strict=True):
+            if _is_dropped(block, hook):
+                raise RuntimeError(
+                    f"The steering hooks of {self.name} are gone: another library put back the "
+                    "forward of before stas.steer (as accelerate does when offloading is switched "
+                    "or pipe.remove_all_hooks() is called). Call handle.remove() and steer again."
+                )
 
     def _steered_rows(self, batch: int) -> slice | None:
         if len(self.config.branches) == 2:
             return slice(None)
-        wanted = self.config.branches[0]
+        wanted, branch = self.config.branches[0], self.branch
         guided = None if self.listener is None else self.listener.guided
+        if branch in ("cond", "uncond"):
+            return slice(None) if branch == wanted else None
         if guided is False:
             return slice(None) if wanted == "cond" else None
-        branch = self.branch
-        if self.spec.guidance == "batched" and guided and branch in (None, "cond_uncond"):
+        if self.spec.guidance == "batched" and (guided or branch == "cond_uncond"):
             half = batch // 2
             return slice(half, batch) if wanted == "cond" else slice(0, half)
-        if branch is None and guided:
-            branch = "uncond" if self.clock.calls else "cond"
-        if branch not in ("cond", "uncond"):
-            raise RuntimeError(
-                f"Only the {wanted} branch is to be steered, but a bare transformer does not say "
-                "which branch a forward belongs to: tell it by handle.set_step(i, n, "
-                'branch="cond") before each forward, or steer both branches.'
-            )
-        return slice(None) if branch == wanted else None
+        if self.spec.guidance == "separate" and guided:
+            present = "uncond" if self.clock.calls else "cond"
+            return slice(None) if present == wanted else None
+        who = "a bare transformer" if self.listener is None else "this pipeline"
+        name = "cond_uncond" if self.spec.guidance == "batched" else "cond"
+        raise RuntimeError(
+            f"Only the {wanted} branch is to be steered, but {who} does not say which branch a "
+            "forward belongs to. Steer both branches, or steer the bare transformer and tell the "
+            f'branch by handle.set_step(i, n, branch="{name}") before each forward.'
+        )
 
-    def steer_block(self, block: nn.Module, output: Any) -> None:
-        """Steer a block's output in place, if this forward is to be steered."""
-        if not self.clock.active or self.rows is None or self.grid is None:
-            return
-        position = self.spec.video_output
-        tokens = output if position is None else output[position]
-        if self.dims is None:
-            self._detect(block, tokens)
-        if self.dims:
-            config = self.config
-            steer_(
-                tokens[self.rows],
-                self.grid,
-                self.dims,
-                op=config.op,
-                regions=config.regions,
-                boundary=config.boundary,
-                scale=config.scale,
-                reference=config.reference,
-            )
+    def steer_tokens(self, tokens: torch.Tensor, dims: tuple[int, ...]) -> None:
+        """Steer the visual tokens at a block's output in place, as the config says."""
+        config = self.config
+        steer_(
+            tokens[self.rows],
+            self.grid,
+            dims,
+            op=config.op,
+            regions=config.regions,
+            boundary=config.boundary,
+            scale=config.scale,
+            reference=config.reference,
+        )
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.action == "detect":
+            self._decide()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _detect(self, block: nn.Module, tokens: torch.Tensor) -> None:
-        """Collect a block's magnitudes; at the last steered block, decide and keep the result."""
-        total = torch.linalg.vector_norm(tokens.detach(), ord=1, dim=(0, 1), dtype=torch.float32)
-        self._magnitudes.append(total / (tokens.shape[0] * tokens.shape[1]))
-        if block is not self.blocks[-1]:
+    def _decide(self) -> None:
+        """Keep the dimensions that the forward showed; the rest of its step is not steered.
+
+        So both branches of guidance are alike in every step.
+        """
+        seen = [hook.magnitudes for hook in self._hooks if hook.magnitudes is not None]
+        found = massive_from_magnitudes(seen)
+        if not found.strongest:
+            self._warn(
+                f"{self.name}: nothing is steered yet: the hidden states of the first forward were "
+                "not finite, so no massive dimension could be detected. The next one is looked at."
+            )
             return
-        found = massive_from_magnitudes(self._magnitudes)
-        self._magnitudes.clear()
         self.dims = found.dims
         self.source = _detection_text(found)
+        self.clock.rest()
         if not found.dims:
-            warnings.warn(f"{self.name}: {self.source}", stacklevel=1)
+            self._warn(f"{self.name}: {self.source}")
 
 
 def _detection_text(found: MassiveActivations) -> str:
-    if not found.strongest:
-        return (
-            "nothing is steered: the hidden states of the first steered forward were not finite, "
-            "so no massive dimension could be detected."
-        )
     if found.dims:
-        return f"detected on the first steered forward: {found.describe()}"
+        return f"detected on the first forward: {found.describe()}"
     return (
         f"nothing is steered: no dimension reaches {found.threshold:g} times the mean magnitude "
-        f"on the first steered forward. Strongest: {found.describe()}. Name dimensions with dims= "
-        "to steer them all the same."
+        f"on the first forward. Strongest: {found.describe()}. Name dimensions with dims= to steer "
+        "them all the same."
     )
 
 
@@ -186,7 +228,7 @@ class _BranchReader(StateManager):  # type: ignore[misc]
 
 
 class _BlockHook(ModelHook):  # type: ignore[misc]
-    """Steers what a block returns."""
+    """Steers what a block returns, or reads its magnitudes."""
 
     _is_stateful = True
 
@@ -195,9 +237,21 @@ class _BlockHook(ModelHook):  # type: ignore[misc]
         self.steering = steering
         self.branch_reader = _BranchReader(steering)
         self.wrapper: Callable[..., Any] | None = None
+        self.magnitudes: torch.Tensor | None = None  # (D,), mean |h| over samples and tokens
 
     def post_forward(self, module: nn.Module, output: Any) -> Any:
-        self.steering.steer_block(module, output)
+        steering = self.steering
+        if steering.action == "nothing":
+            return output
+        position = steering.spec.video_output
+        tokens = output if position is None else output[position]
+        if steering.action == "detect":
+            total = torch.linalg.vector_norm(
+                tokens.detach(), ord=1, dim=(0, 1), dtype=torch.float32
+            )
+            self.magnitudes = total / (tokens.shape[0] * tokens.shape[1])
+        elif steering.dims:
+            steering.steer_tokens(tokens, steering.dims)
         return output
 
     def reset_state(self, module: nn.Module) -> nn.Module:
@@ -237,7 +291,8 @@ def _detach(block: nn.Module) -> None:
     """Remove the hook and leave every other hook as it is.
 
     HookRegistry.remove_hook overwrites the `forward` of the next hook, which for a cache hook is
-    its own new forward and not the one that it wraps; so the chain is mended here.
+    its own new forward and not the one that it wraps; so the chain is mended here. A wrapper that
+    lies out of reach does nothing any more, as its steering is at rest.
     """
     if not is_steered(block):
         return
@@ -250,7 +305,7 @@ def _detach(block: nn.Module) -> None:
         setattr(next_reference, _inner_slot(next_reference), inner)
     elif block.__dict__.get("_old_forward") is wrapper:
         block._old_forward = inner  # accelerate's offload hooks wrapped ours later
-    else:
+    elif block.forward is wrapper:
         block.forward = inner
     del registry.hooks[HOOK_NAME], registry._hook_order[index], registry._fn_refs[index]
     if not registry._fn_refs:
@@ -259,115 +314,17 @@ def _detach(block: nn.Module) -> None:
         del block.forward
 
 
+def _is_dropped(block: nn.Module, hook: _BlockHook) -> bool:
+    """Whether the block's forward is again that of before the hook."""
+    registry: Any = block._diffusers_hook
+    if registry._hook_order[-1] != HOOK_NAME or block.forward is hook.wrapper:
+        return False
+    plain = getattr(block.forward, "__func__", None) is type(block).forward
+    return plain or block.forward is registry._fn_refs[-1].forward
+
+
 def _forget_known_registries(transformer: nn.Module) -> None:
     """Make the next cache context look for hooks again; diffusers keeps the list it found first."""
     registry: Any = getattr(transformer, "_diffusers_hook", None)
     if registry is not None:
         registry.invalidate_child_registries_cache()
-
-
-class ScheduleListener:
-    """Moves a StepClock along with a scheduler, without asking any device.
-
-    `set_timesteps` begins a loop and each `step` ends a step; a scheduler of order 2 calls `step`
-    twice per denoising step. That is the same on every scheduler, while `step_index` is missing
-    on some (CogVideoX's DDIM and DPM).
-    """
-
-    def __init__(self, pipeline: Any, clock: StepClock) -> None:
-        self.pipeline = pipeline
-        self.clock = clock
-        self.scheduler: Any = None
-        self.guided = False
-        self._calls = 0
-
-    def attach(self) -> None:
-        self.scheduler = self.pipeline.scheduler
-        _ObservedMethod.on(self.scheduler, "set_timesteps").listeners.append(self._restart)
-        _ObservedMethod.on(self.scheduler, "step").listeners.append(self._advance)
-
-    def detach(self) -> None:
-        if self.scheduler is not None:
-            _ObservedMethod.off(self.scheduler, "set_timesteps", self._restart)
-            _ObservedMethod.off(self.scheduler, "step", self._advance)
-            self.scheduler = None
-
-    def follow(self) -> None:
-        """Listen to the pipeline's present scheduler: users swap it between calls."""
-        if self.pipeline.scheduler is not self.scheduler:
-            self.detach()
-            self.attach()
-            self._restart()
-
-    def _order(self) -> int:
-        return int(getattr(self.scheduler, "order", 1))
-
-    def _restart(self) -> None:
-        self._calls = 0
-        self.guided = _guidance_is_on(self.pipeline)
-        num_steps = max(1, -(-len(self.scheduler.timesteps) // self._order()))
-        self.clock.set(0, num_steps)
-        if not self.clock.window.steps(num_steps):
-            window = self.clock.window
-            warnings.warn(
-                f"No step is steered: none of {num_steps} denoising steps lies in the window "
-                f"{window.start:g} <= i / {num_steps} < {window.stop:g}.",
-                stacklevel=1,
-            )
-
-    def _advance(self) -> None:
-        self._calls += 1
-        order = self._order()
-        # Pipelines that start in the middle (video to video) cut the scheduler's timesteps.
-        length = getattr(self.pipeline, "_num_timesteps", None) or len(self.scheduler.timesteps)
-        self.clock.set(self._calls // order, max(1, -(-length // order)))
-
-
-def _guidance_is_on(pipeline: Any) -> bool:
-    """Whether classifier-free guidance is on; to be asked at the start of a call.
-
-    Later, CogVideoX's dynamic guidance overwrites the scale.
-    """
-    stated = getattr(pipeline, "do_classifier_free_guidance", None)
-    if stated is not None:
-        return bool(stated)
-    return float(getattr(pipeline, "guidance_scale", None) or 1.0) > 1.0
-
-
-class _ObservedMethod:
-    """A scheduler's method that tells its listeners after each call.
-
-    It lies in the instance's dictionary, keeps the method's signature (pipelines inspect it), and
-    a deep copy of the scheduler gets its own plain method back.
-    """
-
-    def __init__(self, owner: Any, name: str) -> None:
-        self.owner, self.name = owner, name
-        self.listeners: list[Callable[[], None]] = []
-        self.method = getattr(owner, name)
-        functools.update_wrapper(self, self.method)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        result = self.method(*args, **kwargs)
-        for listener in tuple(self.listeners):
-            listener()
-        return result
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return getattr(type(self.owner), self.name).__get__(memo[id(self.owner)])
-
-    @classmethod
-    def on(cls, owner: Any, name: str) -> _ObservedMethod:
-        present = owner.__dict__.get(name)
-        if not isinstance(present, cls):
-            present = cls(owner, name)
-            setattr(owner, name, present)
-        return present
-
-    @classmethod
-    def off(cls, owner: Any, name: str, listener: Callable[[], None]) -> None:
-        present = owner.__dict__.get(name)
-        if isinstance(present, cls) and listener in present.listeners:
-            present.listeners.remove(listener)
-            if not present.listeners:
-                delattr(owner, name)

@@ -9,7 +9,9 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import torch
@@ -36,7 +38,7 @@ class Manifest:
         fps: Frames per second of the file.
         steering: The STASConfig as a dict, or None when nothing was steered.
         dims: For each transformer, the steered dimensions, their origin ("given", "profile" or
-            "detected"), and that in words.
+            "detected"), that in words, and how many forwards were steered.
         frames: Number of frames, their size, and the SHA-256 of their 8-bit pixels.
         versions: Of the packages, of Python and of the machine's kind; CPU threads.
         device: Where it ran.
@@ -61,8 +63,11 @@ class Manifest:
     def __post_init__(self) -> None:
         for name in ("pipeline", "model", "arguments", "frames", "versions"):
             _expect(isinstance(getattr(self, name), Mapping), f"{name} must be an object")
-        _expect(isinstance(self.seed, int) and self.seed >= 0, "seed must be an integer, 0 or more")
-        _expect(isinstance(self.fps, int | float) and self.fps > 0, "fps must be above 0")
+        seed_fits = _is_number(self.seed, int) and 0 <= self.seed < 2**63
+        _expect(seed_fits, "seed must be an integer, 0 or more and below 2**63")
+        _expect(_is_number(self.fps, int | float) and 0 < self.fps < inf, "fps must be above 0")
+        threads = self.versions.get("threads", 1)
+        _expect(_is_number(threads, int) and threads > 0, "threads must be an integer above 0")
         _expect(isinstance(self.arguments.get("prompt"), str), "arguments must hold a prompt")
         _expect(isinstance(self.frames.get("sha256"), str), "frames must hold their sha256")
         if self.steering is not None:
@@ -73,7 +78,7 @@ class Manifest:
                 _expect(known, "dims must say which dimensions of each transformer were steered")
 
     def to_json(self) -> str:
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Manifest:
@@ -119,9 +124,14 @@ def dims_record(handle: SteeringHandle) -> dict[str, Any]:
             "dims": list(dims or ()),
             "origin": handle.origins[name],
             "source": handle.sources[name],
+            "steered_forwards": handle.steered_forwards[name],
         }
         for name, dims in handle.dims.items()
     }
+
+
+def _is_number(value: object, kind: type[int] | UnionType) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _expect(condition: bool, message: str) -> None:

@@ -28,6 +28,19 @@ def classify(ratio: float) -> DimensionClass:
     return "weak" if ratio >= WEAK_RATIO else "ordinary"
 
 
+def describe_ratios(dims: Sequence[int], ratios: Sequence[float]) -> str:
+    """Dimensions and their ratios in words.
+
+    Example:
+        >>> describe_ratios([1188, 7], [59.1, 1.0])
+        'dimension 1188 at 59.1x the mean (massive), dimension 7 at 1.0x the mean (ordinary)'
+    """
+    return ", ".join(
+        f"dimension {dim} at {ratio:.1f}x the mean ({classify(ratio)})"
+        for dim, ratio in zip(dims, ratios, strict=True)
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class MassiveActivations:
     """The strongest dimensions of a model, strongest first.
@@ -45,11 +58,8 @@ class MassiveActivations:
     threshold: float
 
     def describe(self) -> str:
-        """The ratios in words: 'dimension 1188 at 59.1x the mean (massive), ...'."""
-        return ", ".join(
-            f"dimension {dim} at {ratio:.1f}x the mean ({classify(ratio)})"
-            for dim, ratio in zip(self.strongest, self.ratios, strict=True)
-        )
+        """The strongest dimensions and their ratios, in words."""
+        return describe_ratios(self.strongest, self.ratios)
 
 
 def massive_from_magnitudes(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec as find_module
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -52,7 +53,7 @@ class PipelineOptions:
     loras: Mapping[str, float] = field(default_factory=dict)
 
     def resolved(self) -> PipelineOptions:
-        """The same with device and dtype decided for this machine, and everything checked.
+        """The same with device, dtype and paths decided for this machine, and all checked.
 
         Raises:
             ValueError: An option that doesn't exist, or that doesn't fit this machine.
@@ -67,9 +68,18 @@ class PipelineOptions:
             )
         if self.loras and find_module("peft") is None:
             raise ValueError("LoRA weights need the package peft: pip install 'stas[lora]'.")
+        local = self.model == BUNDLED or _looks_like_a_folder(self.model)
+        if self.revision is not None and local:
+            raise ValueError(f"revision is for hub ids, but the model is {self.model!r}.")
         on_cpu: DType = "float32" if device.type == "cpu" else "bfloat16"
         dtype = on_cpu if self.dtype == "auto" else self.dtype
-        return replace(self, device=str(device), dtype=dtype)
+        return replace(
+            self,
+            model=self.model if self.model == BUNDLED else _absolute(self.model),
+            loras={_absolute(source): weight for source, weight in self.loras.items()},
+            device=str(device),
+            dtype=dtype,
+        )
 
 
 def load_pipeline(options: PipelineOptions) -> Any:
@@ -141,6 +151,12 @@ def _looks_like_a_folder(name: str) -> bool:
     return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or "\\" in name
 
 
+def _absolute(name: str) -> str:
+    """A folder or file as an absolute path, which a manifest can name; a hub id as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
+
+
 def _source(name: str) -> str:
     """What diffusers is to load: an existing folder or a hub id."""
     if name == BUNDLED:
@@ -153,14 +169,16 @@ def _source(name: str) -> str:
             )
         return name
     folder = Path(name).expanduser()
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"There is no folder {name!r}. Give a folder in diffusers' format, a hub id "
+            f"(OWNER/NAME), or {BUNDLED!r}."
+        )
     if not (folder / "model_index.json").is_file():
         raise FileNotFoundError(
             f"{name!r} is not a model in diffusers' format: it has no model_index.json. "
             "Single .safetensors files are loaded in Python, by the pipeline class's "
             "from_single_file, and then steered by stas.steer(pipe)."
-            if folder.exists()
-            else f"There is no folder {name!r}. Give a folder in diffusers' format, a hub id "
-            f"(OWNER/NAME), or {BUNDLED!r}."
         )
     return str(folder)
 
@@ -242,6 +260,9 @@ def _check_sizes(pipeline: Any, arguments: Mapping[str, Any]) -> None:
     for key in ("height", "width", "num_frames", "num_inference_steps"):
         if not isinstance(value := arguments.get(key, 1), int) or value < 1:
             raise ValueError(f"{key} must be an integer, at least 1, but got {value!r}.")
+    for key, value in arguments.items():
+        if isinstance(value, float) and not isfinite(value):
+            raise ValueError(f"{key} must be a finite number, but got {value}.")
     transformer = pipeline.transformer or pipeline.transformer_2
     spec = find_spec(transformer)
     if spec is None:
@@ -261,18 +282,37 @@ def _check_sizes(pipeline: Any, arguments: Mapping[str, Any]) -> None:
 
 
 def model_defaults(pipeline: Any) -> dict[str, Any]:
-    """What the model's folder says that its pipeline is best called with, and its fps."""
+    """What the model's folder says that its pipeline is best called with, and its fps.
+
+    Raises:
+        ValueError: The folder's `defaults.json` is not an object with a number for fps.
+    """
     path = Path(str(getattr(pipeline, "name_or_path", ""))) / DEFAULTS_FILE
     if not path.is_file():
         return {}
-    defaults: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        defaults = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(defaults, dict):
+            raise ValueError("expected an object")
+        check_fps(defaults.get("fps", 1))
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold a model's defaults: {error}") from error
     return defaults
 
 
-def frames_per_second(pipeline: Any) -> int:
+def check_fps(fps: object) -> None:
+    """Raise ValueError unless `fps` is a finite number above 0."""
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < inf:
+        raise ValueError(f"fps must be a finite number above 0, but got {fps!r}.")
+
+
+def frames_per_second(pipeline: Any) -> float:
     """What videos of this model are meant to be played at."""
+    stated = model_defaults(pipeline).get("fps")
+    if stated is not None:
+        return float(stated)
     spec = find_spec(pipeline.transformer or pipeline.transformer_2)
-    return int(model_defaults(pipeline).get("fps") or (spec.fps if spec else 8))
+    return spec.fps if spec else 8
 
 
 def generate(

@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from stas.massive import classify
+from stas.config import STASConfig
+from stas.massive import describe_ratios
 
 FORMAT = "stas.profile/1"
 FOLDER_PROFILE = "stas_profile.json"
@@ -27,6 +29,9 @@ class Profile:
         ratios: For each of `dims`, its mean magnitude over the mean over dimensions.
         source: Where the figures come from: "paper" or "measured".
         note: How they were measured, in words.
+
+    Raises:
+        TypeError, ValueError: A field is not of its kind or out of its range.
     """
 
     model: str
@@ -37,6 +42,17 @@ class Profile:
     source: str
     note: str = ""
 
+    def __post_init__(self) -> None:
+        # A profile's dims are what a user could give: the same is expected of them.
+        object.__setattr__(self, "dims", STASConfig(dims=self.dims).dims or ())
+        object.__setattr__(self, "ratios", tuple(self.ratios))
+        if len(self.dims) != len(self.ratios) or not self.dims:
+            raise ValueError("dims and ratios must have the same length, at least 1")
+        if not all(isinstance(ratio, int | float) and 0 <= ratio < inf for ratio in self.ratios):
+            raise ValueError(f"ratios must be finite numbers, 0 or more, but got {self.ratios}")
+        if not isinstance(self.config, Mapping):
+            raise ValueError(f"config must be an object, but got {self.config!r}")
+
     def fits(self, transformer: str, config: Mapping[str, Any]) -> bool:
         """Whether a transformer of that class and config is the one that was measured."""
         return transformer == self.transformer and all(
@@ -45,10 +61,7 @@ class Profile:
 
     def describe(self) -> str:
         """Name, source and strength in words, for `SteeringHandle.summary`."""
-        strengths = ", ".join(
-            f"{dim} at {ratio:.1f}x the mean ({classify(ratio)})"
-            for dim, ratio in zip(self.dims, self.ratios, strict=True)
-        )
+        strengths = describe_ratios(self.dims, self.ratios)
         return f"profile {self.model} ({self.source}): {strengths}"
 
     @classmethod
@@ -65,9 +78,6 @@ class Profile:
                 raise ValueError(f'expected an object with "format": "{FORMAT}"')
             if unknown := sorted(set(data) - names):
                 raise ValueError(f"unknown keys {unknown}; known are {sorted(names)}")
-            data["dims"], data["ratios"] = tuple(data["dims"]), tuple(data["ratios"])
-            if len(data["dims"]) != len(data["ratios"]) or not data["dims"]:
-                raise ValueError("dims and ratios must have the same length, at least 1")
             return cls(**data)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a stas profile: {error}") from error

@@ -60,20 +60,45 @@ class Window:
 
 
 class StepClock:
-    """Where a denoising loop is, kept in plain Python numbers so that no device is asked.
+    """Where a denoising loop is, kept in plain Python values so that no device is asked.
 
     Whoever knows the loop calls `set`; whoever steers reads `active`. Until the first `set` every
-    forward counts as steered: a bare transformer has no schedule.
+    forward counts as steered, unless the clock is one that a loop is expected to move.
+
+    Args:
+        window: The steered steps.
+        waits: Whether forwards before the first `set` belong to no loop.
     """
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: Window, *, waits: bool = False) -> None:
         self.window = window
         self.step = 0
         self.num_steps: int | None = None
-        self.active = True
-        self.calls = 0  # forwards of the current step: the first is cond, the next uncond
+        self.active = True  # whether the present step is steered
+        self.outside = waits  # before or after the loop
+        self.never = ""  # why no step of this loop is steered
+        self.calls = 0  # forwards of the present step: the first is cond, the next uncond
+        self._resting = False
+
+    def begin(self, num_steps: int) -> None:
+        """A loop of `num_steps` steps begins."""
+        self._resting = False
+        self.set(0, num_steps)
 
     def set(self, step: int, num_steps: int) -> None:
         """The next forward belongs to step `step` (from 0) of `num_steps`."""
+        self._resting = self._resting and step == self.step
         self.step, self.num_steps, self.calls = step, num_steps, 0
-        self.active = self.window.contains(step, num_steps)
+        self.active = self.window.contains(step, num_steps) and not self._resting
+        self.outside = step >= num_steps
+        self.never = (
+            ""
+            if self.window.steps(num_steps)
+            else f"none of {num_steps} denoising steps lies in the window {self.window.start:g} <= "
+            f"i / {num_steps} < {self.window.stop:g}."
+        )
+
+    def rest(self) -> None:
+        """Nothing more is steered in the present step; without steps, only this forward is over."""
+        if self.num_steps is not None:
+            self._resting, self.active = True, False

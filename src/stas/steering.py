@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import torch
 
-from stas.tokens import Region, TokenGrid
+from stas.tokens import REGIONS, Region, TokenGrid
 
 Op = Literal["max", "scale", "zero", "mean"]
 Reference = Literal["dim", "global"]
@@ -32,7 +32,8 @@ def steer_(
 
     - `"max"` (STAS): H[b, t, d] <- scale * m[b, d] * sign(H[b, t, d]), where the reference
       magnitude m[b, d] is the maximum of |H[b, t', d]| over all visual tokens t' of sample b.
-      sign(0) is 0, so an exact zero stays zero [our choice].
+      sign(0) is 0, so an exact zero stays zero, and a product beyond the dtype's range becomes
+      its largest number, not an infinity [our choice].
     - `"scale"`: H[b, t, d] <- scale * H[b, t, d].
     - `"zero"`: H[b, t, d] <- 0.
     - `"mean"`: H[b, t, d] <- the mean of H[b, t', d] over all visual tokens t' [our choice: the
@@ -59,7 +60,7 @@ def steer_(
         `hidden_states`, the same tensor.
 
     Raises:
-        ValueError: The shape does not fit the grid.
+        ValueError: The shape does not fit the grid, or an option is none of those above.
 
     Example:
         >>> grid = TokenGrid(frames=2, height=1, width=2)
@@ -72,15 +73,17 @@ def steer_(
             f"hidden_states must be (batch, {grid.num_tokens}, features) for {grid}, but got "
             f"shape {tuple(hidden_states.shape)}. Pass the visual tokens alone, without text."
         )
+    _check_options(hidden_states.shape[2], dims, op, regions, boundary, reference)
     columns = [hidden_states[:, :, dim] for dim in dims]
     # Copies: backward needs the values from before the write, and later dims the maximum.
     values = [column.clone() for column in columns]
     if op == "max":
+        largest = torch.finfo(hidden_states.dtype).max
         magnitudes = [value.abs().amax(dim=1, keepdim=True) for value in values]
         if reference == "global":
             magnitudes = [torch.stack(magnitudes).amax(dim=0)] * len(magnitudes)
         targets = [
-            torch.sign(value) * (magnitude * scale)
+            torch.sign(value) * (magnitude * scale).clamp(max=largest)
             for value, magnitude in zip(values, magnitudes, strict=True)
         ]
     elif op == "scale":
@@ -97,3 +100,24 @@ def steer_(
         ):
             destination.copy_(source)
     return hidden_states
+
+
+def _check_options(
+    width: int,
+    dims: Sequence[int],
+    op: str,
+    regions: Collection[str],
+    boundary: float,
+    reference: str,
+) -> None:
+    if not dims or not all(0 <= dim < width for dim in dims):
+        raise ValueError(f"dims must be at least one index from 0 to {width - 1}, but got {dims}.")
+    for name, value, known in (
+        ("op", op, OPS),
+        ("reference", reference, REFERENCES),
+        *(("regions", region, REGIONS) for region in regions),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, but got {value!r}.")
+    if not 0.0 <= boundary <= 0.5:
+        raise ValueError(f"boundary must be between 0 and 0.5, but got {boundary}.")

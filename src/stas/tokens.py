@@ -67,6 +67,17 @@ class TokenGrid:
         # trace it.
         return max(0, math.ceil(boundary * self.tokens_per_frame - 1e-9))
 
+    def count(self, regions: Collection[Region], boundary: float) -> int:
+        """How many tokens of one sample `regions` hold."""
+        frame_size, later = self.tokens_per_frame, self.frames - 1
+        ends = min(2 * self.boundary_size(boundary), frame_size)
+        sizes = {
+            "first_frame": frame_size,
+            "boundary": later * ends,
+            "interior": later * (frame_size - ends),
+        }
+        return sum(sizes[region] for region in regions)
+
     def views(
         self, tokens: torch.Tensor, regions: Collection[Region], boundary: float
     ) -> list[torch.Tensor]:
