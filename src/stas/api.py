@@ -164,12 +164,16 @@ def _dims_text(dims: tuple[int, ...] | None) -> str:
 
 
 def steer(target: Any, config: STASConfig | None = None, **overrides: Any) -> SteeringHandle:
-    """Steer the massive activations of a video pipeline or transformer (STAS, Section 4).
+    """Steer the massive activations of a video pipeline or transformer (STAS, arXiv 2603.17825).
 
     Each supported transformer of a pipeline is steered, both experts of Wan2.2 A14B in one
     schedule. No weight changes and no extra forward pass is made; the step and the branch of
     classifier-free guidance are followed without a device sync. Everything that can fail is
     checked before the first hook goes on.
+
+    Without `dims` and a profile, the first forward in the window is read and its step is not
+    steered; the dimensions that it shows are kept for the life of the handle. None is ever
+    guessed: when no dimension is massive, a warning says so and nothing is steered.
 
     Args:
         target: A diffusers pipeline, or a bare transformer for people with their own loop: that

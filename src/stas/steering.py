@@ -26,7 +26,7 @@ def steer_(
     scale: float = 1.0,
     reference: Reference = "dim",
 ) -> torch.Tensor:
-    """Steer massive dimensions at chosen tokens, in place (STAS, arXiv 2603.17825, Section 4).
+    """Steer massive dimensions at chosen tokens, in place (STAS, arXiv 2603.17825).
 
     With H the hidden states, t a token of `regions` and d one of `dims`:
 

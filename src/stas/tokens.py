@@ -19,7 +19,7 @@ class TokenGrid:
 
     The regions partition the tokens: `first_frame` is latent frame 0; `boundary` is the first and
     last `ceil(r * S)` of the S tokens of every later latent frame; `interior` is the rest
-    (paper, Section 3; that they partition the tokens is [our choice]).
+    (arXiv 2603.17825; that they partition the tokens is [our choice]).
 
     Args:
         frames: Latent frames F, at least 1.
