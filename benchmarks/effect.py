@@ -53,10 +53,11 @@ def paired_difference(off: torch.Tensor, on: torch.Tensor) -> dict[str, object]:
         len(difference), (10_000, len(difference)), generator=torch.Generator().manual_seed(0)
     )
     low, high = difference[draws].mean(1).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    low, high = round(low, 4), round(high, 4)
     words = "no difference shown" if low <= 0 <= high else ("better" if low > 0 else "worse")
     return {
         "difference": round(difference.mean().item(), 4),
-        "interval": [round(low, 4), round(high, 4)],
+        "interval": [low, high],
         "pairs": len(difference),
         "in words": words,
     }
