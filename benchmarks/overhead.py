@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 from diffusers import WanPipeline, WanTransformer3DModel
-from stas.pipelines import BUNDLED_MODEL
 
 import stas
 from benchmarks.timing import Times, interleaved, report
+from stas.pipelines import BUNDLED_MODEL
 
 
 def bundled() -> tuple[WanTransformer3DModel, tuple[int, ...]]:
