@@ -3,25 +3,32 @@
     python -m benchmarks.overhead [--runs 31] [--output FILE]
 
 Two models on the CPU: the bundled one, and a random-weight Wan of the 1.3B's width (1536, 12
-heads) with 4 blocks and 2,080 tokens. A step is one forward of the transformer with guidance off.
-All blocks are steered, in two dimensions. The overhead is the median over pairs of neighbouring
-runs of steered / plain - 1: the machine's drift cancels within a pair. A second unsteered copy,
-"plain again", shows how much of that is noise.
+heads) with 4 blocks and 2,080 tokens. A step is one forward of the transformer with guidance off;
+with it both sides of the ratio double.
+
+Two measures. "paired percent" is the median over pairs of neighbouring runs of steered / plain - 1,
+on one model whose hooks are put on and taken off outside the timed part, next to the same of two
+plain runs, which is the noise. "inside percent" is the time spent in the hooks themselves, read
+in place, as a share of the step: it resolves what the noise hides.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import functools
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 from diffusers import WanPipeline, WanTransformer3DModel
 
 import stas
 from benchmarks.timing import Times, interleaved, report
+from stas.hooks import TransformerSteering, _BlockHook
 from stas.pipelines import BUNDLED_MODEL
 
 
@@ -61,26 +68,70 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     result: dict[str, object] = {}
-    for name, make in (("bundled model", bundled), ("width 1536, 4 blocks", wide)):
+    for name, make, steerings in (
+        (
+            "bundled model",
+            bundled,
+            {"all blocks": {"blocks": "all"}, "defaults (middle block)": {}},
+        ),
+        ("width 1536, 4 blocks", wide, {"all blocks": {"blocks": "all", "dims": (3, 7)}}),
+    ):
         transformer, size = make()
-        twins = [copy.deepcopy(transformer) for _ in range(2)]
+        step = step_of(transformer, size)
         tokens = size[0] * (size[1] // 2) * (size[2] // 2)
-        with stas.steer(twins[0], dims=(3, 7), blocks="all"):
-            seconds = interleaved(
-                {
-                    "plain": step_of(transformer, size),
-                    "steered": step_of(twins[0], size),
-                    "plain again": step_of(twins[1], size),
-                },
-                runs=options.runs * 4 if tokens < 1000 else options.runs,
-            )
+        variants = {"plain": step, "plain again": step} | dict.fromkeys(steerings, step)
+        seconds = interleaved(
+            variants,
+            runs=options.runs * 8 if tokens < 1000 else options.runs,
+            around={
+                label: functools.partial(stas.steer, transformer, **options)
+                for label, options in steerings.items()
+            },
+        )
+        plain = statistics.median(seconds["plain"])
         result[name] = {
             "tokens": tokens,
             "seconds": {key: Times.of(values) for key, values in seconds.items()},
-            "overhead percent": overhead(seconds["steered"], seconds["plain"]),
-            "noise percent": overhead(seconds["plain again"], seconds["plain"]),
+            "paired percent": {
+                label: overhead(seconds[label], seconds["plain"])
+                for label in ("plain again", *steerings)
+            },
+            "inside percent": {
+                label: 100 * seconds_inside(transformer, step, options) / plain
+                for label, options in steerings.items()
+            },
         }
     report("overhead", result, options.output)
+
+
+def seconds_inside(
+    transformer: WanTransformer3DModel, step: Callable[[], object], options: dict[str, Any]
+) -> float:
+    """Median over steps of the time that one step spends in the hooks of steering."""
+    spent = 0.0
+
+    def timed(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            nonlocal spent
+            begin = time.perf_counter()
+            result = method(*args)
+            spent += time.perf_counter() - begin
+            return result
+
+        return call
+
+    totals = []
+    with (
+        mock.patch.object(_BlockHook, "post_forward", timed(_BlockHook.post_forward)),
+        mock.patch.object(TransformerSteering, "_enter", timed(TransformerSteering._enter)),
+        mock.patch.object(TransformerSteering, "_leave", timed(TransformerSteering._leave)),
+        stas.steer(transformer, **options),
+    ):
+        for _ in range(12):
+            spent = 0.0
+            step()
+            totals.append(spent)
+    return statistics.median(totals[2:])
 
 
 def overhead(changed: list[float], base: list[float]) -> float:

@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,22 +32,27 @@ class Times:
 
 
 def interleaved(
-    variants: Mapping[str, Callable[[], object]], *, runs: int, warmup: int = 2
+    variants: Mapping[str, Callable[[], object]],
+    *,
+    runs: int,
+    warmup: int = 2,
+    around: Mapping[str, Callable[[], AbstractContextManager[object]]] | None = None,
 ) -> dict[str, list[float]]:
     """Time each variant `runs` times in turn, so that drift of the machine meets all alike.
 
-    Every other round runs in reverse order: no variant always follows the same one.
+    Every other round runs in reverse order: no variant always follows the same one. `around` gives
+    a variant a context that is entered and left outside the timed part.
     """
-    for _ in range(warmup):
-        for call in variants.values():
-            call()
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for round_number in range(runs):
+    for round_number in range(-warmup, runs):
         names = list(variants) if round_number % 2 == 0 else list(reversed(variants))
         for name in names:
-            begin = time.perf_counter()
-            variants[name]()
-            seconds[name].append(time.perf_counter() - begin)
+            with (around or {}).get(name, nullcontext)():
+                begin = time.perf_counter()
+                variants[name]()
+                taken = time.perf_counter() - begin
+            if round_number >= 0:
+                seconds[name].append(taken)
     return seconds
 
 

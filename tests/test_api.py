@@ -363,6 +363,21 @@ def test_a_sample_does_not_depend_on_its_neighbours():
             assert torch.allclose(together[i], alone[0], rtol=1e-4, atol=1e-5)
 
 
+def test_training_after_inference_mode_through_the_same_handle():
+    """What steering keeps between forwards was made in inference mode, which autograd refuses."""
+    transformer = tiny_wan_transformer()
+    with stas.steer(transformer, dims=(3,), blocks="all"):
+        with torch.inference_mode():
+            forward(transformer)
+        transformer.patch_embedding.weight.requires_grad_()
+        transformer(
+            hidden_states=torch.randn(1, 4, 3, 4, 4),
+            timestep=torch.tensor([500]),
+            encoder_hidden_states=torch.randn(1, 8, 16),
+        ).sample.sum().backward()
+    assert transformer.patch_embedding.weight.grad.abs().sum() > 0
+
+
 def test_training_through_a_steered_transformer():
     transformer = tiny_wan_transformer().train()
     transformer.enable_gradient_checkpointing()

@@ -22,7 +22,7 @@ import stas
 import stas.hooks
 import stas.loop
 from stas.models import find_spec
-from stas.steering import steer_
+from stas.steering import steer_, steer_tokens_
 from tests.tiny import generate, tiny_cogvideox, tiny_wan
 
 PIPELINES = {
@@ -104,9 +104,9 @@ def forwards(monkeypatch):
 
     def spy(*args, **kwargs):
         log.steered.append(log.total)
-        return steer_(*args, **kwargs)
+        return steer_tokens_(*args, **kwargs)
 
-    monkeypatch.setattr(stas.hooks, "steer_", spy)
+    monkeypatch.setattr(stas.hooks, "steer_tokens_", spy)
     return log
 
 

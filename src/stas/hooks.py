@@ -23,10 +23,11 @@ from stas.loop import LoopListener
 from stas.massive import MassiveActivations, massive_from_magnitudes
 from stas.models import ModelSpec
 from stas.schedule import StepClock
-from stas.steering import steer_
+from stas.steering import steer_tokens_
 from stas.tokens import TokenGrid
 
 HOOK_NAME = "stas"
+NO_ROWS = slice(0, 0)
 DimsOrigin = Literal["given", "profile", "detected"]
 Branch = Literal["cond", "uncond", "cond_uncond"]
 
@@ -61,7 +62,8 @@ class TransformerSteering:
         # What blocks do in the forward that is running, and with which tokens.
         self.action: Literal["nothing", "detect", "steer"] = "nothing"
         self.grid = TokenGrid(1, 1, 1)
-        self.rows = slice(None)
+        self.tokens = torch.empty(0, dtype=torch.bool)  # (N,), true where steered
+        self.rows: slice | None = None  # of the batch; None for all of them
         self.steered_forwards = 0
         self._warned: set[str] = set()
         self._hooks = [_BlockHook(self) for _ in blocks]
@@ -110,18 +112,19 @@ class TransformerSteering:
         inputs = dict(zip(self._parameters, args, strict=False)) | kwargs
         latents = inputs["hidden_states"]
         config: Mapping[str, Any] = self.transformer.config  # type: ignore[assignment]
-        self.grid = self.spec.token_grid(config, latents.shape)
+        grid = self.spec.token_grid(config, latents.shape)
         rows = self._steered_rows(latents.shape[0])
         self.clock.calls += 1
         if self.clock.never:
             self._warn(f"No step is steered: {self.clock.never}")
-        if not self.clock.active or rows is None or self.dims == ():
+        if not self.clock.active or rows == NO_ROWS or self.dims == ():
             return
         self.rows = rows
-        if self.grid.count(self.config.regions, self.config.boundary) == 0:
+        self._find_tokens(grid, latents.device)
+        if grid.count(self.config.regions, self.config.boundary) == 0:
             self._warn(
                 f"No token is steered: {' + '.join(self.config.regions)} (boundary "
-                f"{self.config.boundary:g}) has no token in {self.grid}."
+                f"{self.config.boundary:g}) has no token in {grid}."
             )
         elif self.dims is None:
             for hook in self._hooks:
@@ -130,6 +133,17 @@ class TransformerSteering:
         else:
             self.action = "steer"
             self.steered_forwards += 1
+
+    def _find_tokens(self, grid: TokenGrid, device: torch.device) -> None:
+        known = (
+            not torch.compiler.is_compiling()  # dynamo can't compare grids; a graph makes its own
+            and grid == self.grid
+            and device == self.tokens.device
+        )
+        if not known:
+            self.grid = grid
+            with torch.inference_mode(False):  # it is kept, and autograd may want it later
+                self.tokens = grid.mask(self.config.regions, self.config.boundary, device)
 
     def _warn(self, text: str) -> None:
         if text not in self._warned:
@@ -146,20 +160,21 @@ class TransformerSteering:
                 )
 
     def _steered_rows(self, batch: int) -> slice | None:
+        """The rows of the batch that are steered, NO_ROWS, or None for all."""
         if len(self.config.branches) == 2:
-            return slice(None)
+            return None
         wanted, branch = self.config.branches[0], self.branch
         guided = None if self.listener is None else self.listener.guided
         if branch in ("cond", "uncond"):
-            return slice(None) if branch == wanted else None
+            return None if branch == wanted else NO_ROWS
         if guided is False:
-            return slice(None) if wanted == "cond" else None
+            return None if wanted == "cond" else NO_ROWS
         if self.spec.guidance == "batched" and (guided or branch == "cond_uncond"):
             half = batch // 2
             return slice(half, batch) if wanted == "cond" else slice(0, half)
         if self.spec.guidance == "separate" and guided:
             present = "uncond" if self.clock.calls else "cond"
-            return slice(None) if present == wanted else None
+            return None if present == wanted else NO_ROWS
         who = "a bare transformer" if self.listener is None else "this pipeline"
         name = "cond_uncond" if self.spec.guidance == "batched" else "cond"
         raise RuntimeError(
@@ -168,16 +183,18 @@ class TransformerSteering:
             f'branch by handle.set_step(i, n, branch="{name}") before each forward.'
         )
 
-    def steer_tokens(self, tokens: torch.Tensor, dims: tuple[int, ...]) -> None:
+    def steer(self, hidden_states: torch.Tensor, dims: tuple[int, ...]) -> None:
         """Steer the visual tokens at a block's output in place, as the config says."""
-        config = self.config
-        steer_(
-            tokens[self.rows],
-            self.grid,
+        config, tokens = self.config, self.tokens
+        if self.rows is not None:
+            hidden_states = hidden_states[self.rows]
+        if tokens.device != hidden_states.device:  # blocks of one model on several devices
+            tokens = tokens.to(hidden_states.device)
+        steer_tokens_(
+            hidden_states,
+            tokens,
             dims,
             op=config.op,
-            regions=config.regions,
-            boundary=config.boundary,
             scale=config.scale,
             reference=config.reference,
         )
@@ -251,7 +268,7 @@ class _BlockHook(ModelHook):  # type: ignore[misc]
             )
             self.magnitudes = total / (tokens.shape[0] * tokens.shape[1])
         elif steering.dims:
-            steering.steer_tokens(tokens, steering.dims)
+            steering.steer(tokens, steering.dims)
         return output
 
     def reset_state(self, module: nn.Module) -> nn.Module:

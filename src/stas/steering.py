@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Literal, get_args
 
@@ -74,31 +75,43 @@ def steer_(
             f"shape {tuple(hidden_states.shape)}. Pass the visual tokens alone, without text."
         )
     _check_options(hidden_states.shape[2], dims, op, regions, boundary, reference)
-    columns = [hidden_states[:, :, dim] for dim in dims]
-    # Copies: backward needs the values from before the write, and later dims the maximum.
-    values = [column.clone() for column in columns]
+    tokens = grid.mask(regions, boundary, hidden_states.device)
+    return steer_tokens_(hidden_states, tokens, dims, op=op, scale=scale, reference=reference)
+
+
+def steer_tokens_(
+    hidden_states: torch.Tensor,
+    tokens: torch.Tensor,
+    dims: Sequence[int],
+    *,
+    op: Op,
+    scale: float,
+    reference: Reference,
+) -> torch.Tensor:
+    """`steer_` with the tokens as a boolean mask (N,) and nothing checked: for every block.
+
+    Few operations and none per token region: on a small model their launches are all that
+    steering costs.
+    """
+    # A copy, (dims, B, N): backward needs the values of before the write, and reading a column
+    # of a large tensor is dear.
+    values = torch.stack([hidden_states[:, :, dim] for dim in dims])
     if op == "max":
-        largest = torch.finfo(hidden_states.dtype).max
-        magnitudes = [value.abs().amax(dim=1, keepdim=True) for value in values]
+        magnitude = torch.linalg.vector_norm(values, ord=math.inf, dim=2, keepdim=True)
         if reference == "global":
-            magnitudes = [torch.stack(magnitudes).amax(dim=0)] * len(magnitudes)
-        targets = [
-            torch.sign(value) * (magnitude * scale).clamp(max=largest)
-            for value, magnitude in zip(values, magnitudes, strict=True)
-        ]
+            magnitude = magnitude.amax(dim=0, keepdim=True)
+        if scale != 1.0:
+            magnitude = (magnitude * scale).clamp(max=torch.finfo(values.dtype).max)
+        target = torch.sign(values) * magnitude
     elif op == "scale":
-        targets = [value * scale for value in values]
+        target = values * scale
     elif op == "zero":
-        targets = [torch.zeros_like(value) for value in values]
+        target = torch.zeros_like(values)
     else:
-        targets = [value.mean(dim=1, keepdim=True).expand_as(value) for value in values]
-    for column, target in zip(columns, targets, strict=True):
-        for destination, source in zip(
-            grid.views(column, regions, boundary),
-            grid.views(target, regions, boundary),
-            strict=True,
-        ):
-            destination.copy_(source)
+        target = values.mean(dim=2, keepdim=True)
+    steered = torch.where(tokens, target, values)
+    for dim, column in zip(dims, steered, strict=True):
+        hidden_states[:, :, dim].copy_(column)
     return hidden_states
 
 
