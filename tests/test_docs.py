@@ -80,3 +80,25 @@ def test_the_accuracies_in_training_are_those_of_the_results():
     blocks = results["activations"]
     ratios = " | ".join(f"{block['ratios'][0]:.1f}" for block in blocks)
     assert f"| all tokens | {ratios} |" in text
+
+
+def test_the_readmes_figures_are_those_of_the_results():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    folder = ROOT / "benchmarks/results"
+    op, overhead, effect = (
+        json.loads((folder / f"{name}.json").read_text())
+        for name in ("steer_op", "overhead", "effect")
+    )
+    for dtype in ("bfloat16", "float32"):
+        stated = int(re.search(rf"(\d+) \({dtype}\)", text)[1])
+        assert stated <= op[dtype]["times faster"]
+        assert op[dtype]["transient MB"]["steer_"] < 1
+    for model, stated in (("width 1536, 4 blocks", 0.03), ("bundled model", 1)):
+        measured = overhead[model]["inside percent"]["all blocks"]
+        assert float(f"{measured:.1g}") == stated
+    for label in ("shape", "colour", "motion", "background"):
+        words = {name: row["in words"] for name, row in effect[label]["against off"].items()}
+        assert words["on (defaults)"] == "no difference shown"
+        worse = words["on, all blocks, scale 3"] == "worse"
+        assert worse == (label == "motion")
+        assert effect[label]["against off"]["on (defaults)"]["pairs"] == 128
