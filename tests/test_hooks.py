@@ -362,24 +362,36 @@ def test_two_pipelines_steered_differently_in_one_process():
     assert torch.equal(generate(one), plain[0])
 
 
-def test_steering_survives_model_offload_switched_on_before_and_after():
+def offload_models(pipeline):
+    pipeline.enable_model_cpu_offload(device="cpu")
+
+
+def offload_layers(pipeline):
+    """What enable_sequential_cpu_offload does, which itself refuses the CPU as its device."""
+    from accelerate import cpu_offload
+
+    cpu_offload(pipeline.transformer, execution_device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("steer_first", [True, False])
+@pytest.mark.parametrize("offload", [offload_models, offload_layers])
+def test_steering_survives_offload_switched_on_before_or_after(offload, steer_first):
     """accelerate swaps forwards around a call; the second call must be steered too."""
-    plain = tiny_wan()
-    with stas.steer(plain, dims=(1,), blocks="all", scale=2.0):
+    options = {"dims": (1,), "blocks": "all", "scale": 2.0}
+    with stas.steer(plain := tiny_wan(), **options):
         expected = generate(plain)
-    for steer_first in (True, False):
-        pipeline = tiny_wan()
-        untouched = generate(pipeline)
-        if steer_first:
-            handle = stas.steer(pipeline, dims=(1,), blocks="all", scale=2.0)
-        pipeline.enable_model_cpu_offload(device="cpu")
-        if not steer_first:
-            handle = stas.steer(pipeline, dims=(1,), blocks="all", scale=2.0)
-        for _ in range(2):
-            assert torch.equal(generate(pipeline), expected)
-        handle.remove()
-        for _ in range(2):
-            assert torch.equal(generate(pipeline), untouched)
+    pipeline = tiny_wan()
+    untouched = generate(pipeline)
+    if steer_first:
+        handle = stas.steer(pipeline, **options)
+    offload(pipeline)
+    if not steer_first:
+        handle = stas.steer(pipeline, **options)
+    for _ in range(2):
+        assert torch.equal(generate(pipeline), expected)
+    handle.remove()
+    for _ in range(2):
+        assert torch.equal(generate(pipeline), untouched)
 
 
 @pytest.mark.parametrize("blocks", ["all", "middle"])
@@ -410,24 +422,3 @@ def test_a_wrapper_out_of_reach_does_nothing_after_removal():
     assert not torch.equal(generate(pipeline), untouched)
     handle.remove()
     assert torch.equal(generate(pipeline), untouched)
-
-
-def test_model_offload_and_sequential_offload_keep_the_hooks():
-    """Offload hooks of accelerate swap `forward`; steering stays on in either order."""
-    from accelerate import cpu_offload
-
-    plain = tiny_wan()
-    with stas.steer(plain, dims=(1,), blocks="all", scale=2.0):
-        expected = generate(plain)
-    for steer_first in (True, False):
-        pipeline = tiny_wan()
-        untouched = generate(pipeline)
-        if steer_first:
-            handle = stas.steer(pipeline, dims=(1,), blocks="all", scale=2.0)
-        cpu_offload(pipeline.transformer, execution_device=torch.device("cpu"))
-        if not steer_first:
-            handle = stas.steer(pipeline, dims=(1,), blocks="all", scale=2.0)
-        for _ in range(2):
-            assert torch.equal(generate(pipeline), expected)
-        handle.remove()
-        assert torch.equal(generate(pipeline), untouched)
