@@ -345,12 +345,21 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
     log = tmp_path / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=tmp_path, stdout=output, stderr=output, env=environment
+            command,
+            cwd=tmp_path,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            # A shell starts its background jobs deaf to SIGINT, and tests may be such a job.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
-    deadline = time.monotonic() + 120
-    while b"step" not in log.read_bytes() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    try:
+        deadline = time.monotonic() + 120
+        while b"step" not in log.read_bytes() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    finally:
+        process.kill()
     assert b"Stopped" in log.read_bytes()
     assert files(tmp_path) == ["log"]
