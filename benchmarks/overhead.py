@@ -28,7 +28,7 @@ from diffusers import WanPipeline, WanTransformer3DModel
 
 import stas
 from benchmarks.timing import Times, interleaved, report
-from stas.hooks import TransformerSteering, _BlockHook
+from stas.hooks import TransformerHooks, _BlockHook
 from stas.pipelines import BUNDLED_MODEL
 
 
@@ -123,8 +123,8 @@ def seconds_inside(
     totals = []
     with (
         mock.patch.object(_BlockHook, "post_forward", timed(_BlockHook.post_forward)),
-        mock.patch.object(TransformerSteering, "_enter", timed(TransformerSteering._enter)),
-        mock.patch.object(TransformerSteering, "_leave", timed(TransformerSteering._leave)),
+        mock.patch.object(TransformerHooks, "_enter", timed(TransformerHooks._enter)),
+        mock.patch.object(TransformerHooks, "_leave", timed(TransformerHooks._leave)),
         stas.steer(transformer, **options),
     ):
         for _ in range(12):

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import stas
 import stas.hooks
+import stas.intervene
 import stas.loop
 from stas.models import find_spec
 from stas.steering import steer_, steer_tokens_
@@ -67,9 +68,7 @@ def test_exactly_the_intended_entries_change(name, index):
     options = {"regions": ("first_frame", "boundary"), "boundary": 0.2, "scale": 1.7}
     grids = []
     pipeline.transformer.register_forward_pre_hook(
-        lambda module, args, kwargs: grids.append(
-            spec.token_grid(module.config, kwargs["hidden_states"].shape)
-        ),
+        lambda module, args, kwargs: grids.append(spec.video_tokens(module.config, kwargs).grid),
         with_kwargs=True,
     )
 
@@ -106,7 +105,7 @@ def forwards(monkeypatch):
         log.steered.append(log.total)
         return steer_tokens_(*args, **kwargs)
 
-    monkeypatch.setattr(stas.hooks, "steer_tokens_", spy)
+    monkeypatch.setattr(stas.intervene, "steer_tokens_", spy)
     return log
 
 
@@ -222,9 +221,7 @@ def test_one_branch_of_guidance(name, branch):
     spec = find_spec(pipeline.transformer)
     grids = []
     pipeline.transformer.register_forward_pre_hook(
-        lambda module, args, kwargs: grids.append(
-            spec.token_grid(module.config, kwargs["hidden_states"].shape)
-        ),
+        lambda module, args, kwargs: grids.append(spec.video_tokens(module.config, kwargs).grid),
         with_kwargs=True,
     )
 
@@ -273,8 +270,8 @@ def test_a_steered_forward_never_waits_for_the_device(monkeypatch):
     calls = []
     for owner, name in (
         (stas.hooks._BlockHook, "post_forward"),
-        (stas.hooks.TransformerSteering, "_enter"),
-        (stas.hooks.TransformerSteering, "_leave"),
+        (stas.hooks.TransformerHooks, "_enter"),
+        (stas.hooks.TransformerHooks, "_leave"),
         (stas.loop.LoopListener, "_advance"),
     ):
         original = getattr(owner, name)
@@ -403,7 +400,7 @@ def test_hooks_that_another_library_took_off_are_missed_and_removal_stays_exact(
     cpu_offload(pipeline.transformer, execution_device=torch.device("cpu"))
     handle = stas.steer(pipeline, dims=(1,), blocks=blocks, scale=2.0)
     pipeline.remove_all_hooks()
-    with pytest.raises(RuntimeError, match=r"hooks of transformer are gone.*steer again"):
+    with pytest.raises(RuntimeError, match=r"hooks of stas on transformer are gone.*steer again"):
         generate(pipeline)
     handle.remove()
     assert torch.equal(generate(pipeline), untouched)

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src/stas"
 TIERS = [
     {"config", "files", "massive", "schedule", "steering", "tokens"},  # torch only
     {"models", "profiles"},
-    {"hooks", "loop"},
+    {"hooks", "intervene", "loop"},
     {"api"},
     {"cli", "manifest", "pipelines", "video"},  # the edges
 ]

@@ -47,7 +47,7 @@ def test_tokens_are_in_raster_order(name, size):
     frames, height, width = size
     shape = dict(zip("BCFHW", (1, 4, frames, height, width), strict=True))
     latents = torch.zeros([shape[axis] for axis in spec.latents])
-    grid = spec.token_grid(config, latents.shape)
+    grid = spec.video_tokens(config, {"hidden_states": latents}).grid
     plain = first_block_input(pipeline, latents)
     assert plain.shape[1:] == (grid.num_tokens, spec.feature_width(config))
     per_frame = frames // grid.frames

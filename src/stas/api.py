@@ -11,7 +11,8 @@ from typing import Any, get_args
 from torch import nn
 
 from stas.config import STASConfig
-from stas.hooks import Branch, DimsOrigin, TransformerSteering, is_steered
+from stas.hooks import Branch, is_hooked
+from stas.intervene import DimsOrigin, TransformerSteering
 from stas.loop import LoopListener
 from stas.models import ModelSpec, UnsupportedModelError, find_spec, supported_text
 from stas.profiles import find_profile
@@ -279,13 +280,13 @@ def _plan(
 ) -> TransformerSteering:
     """Check everything about one transformer and prepare its steering, attaching nothing."""
     blocks = spec.blocks(transformer)
-    if any(is_steered(block) for block in blocks):
+    if any(is_hooked(block, TransformerSteering.hook_name) for block in blocks):
         raise RuntimeError(
             f"{name} ({spec.transformer}) is steered already. Call remove() on the handle of the "
             "first stas.steer, then steer again."
         )
     model_config: Mapping[str, Any] = transformer.config  # type: ignore[assignment]
-    chosen = [blocks[index] for index in _block_numbers(config, len(blocks), name)]
+    block_numbers = _block_numbers(config, len(blocks), name)
     width = spec.feature_width(model_config)
     dims, source = config.dims, "given"
     origin: DimsOrigin = "given"
@@ -306,7 +307,7 @@ def _plan(
         transformer=transformer,
         spec=spec,
         config=config,
-        blocks=chosen,
+        block_numbers=block_numbers,
         dims=dims,
         origin=origin,
         source=source,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
 
-from stas.tokens import TokenGrid
+from stas.tokens import Axes, Place, TokenGrid, VideoTokens
 
 
 class UnsupportedModelError(ValueError):
@@ -26,9 +26,16 @@ class ModelSpec:
         stacks: Attributes that hold the blocks, in forward order.
         video_output: Position of the visual tokens in a block's output tuple; None when the
             output is the tensor itself.
-        latents: Layout of the forward's `hidden_states`: batch, channels, frames, height, width.
+        axes: For stacks whose blocks return other axes than (B, N, D), their layout.
+        latents: How the forward's inputs say the grid: the layout of `hidden_states` (batch,
+            channels, frames, height, width), or "packed" latents (B, N, C) beside `num_frames`,
+            `height` and `width` in latent units.
+        place: Where the video's tokens are among those of a block.
+        lead_frames: Latent frames before the video's first that are not of it.
         guidance: How classifier-free guidance calls the transformer: "separate" calls, cond
             first, or one "batched" call with the uncond rows first.
+        contexts: Names of cache contexts that mean a branch, beside "cond", "uncond" and
+            "cond_uncond" themselves.
         width: Fields of the transformer's config whose product is D, the feature width.
         fps: Frames per second that the checkpoints of this class were made for.
         frame_step: The VAE makes videos of 1 + frame_step * n pixel frames; None when that is its
@@ -45,8 +52,12 @@ class ModelSpec:
     pipelines: tuple[str, ...]
     stacks: tuple[str, ...]
     video_output: int | None = None
-    latents: Literal["BCFHW", "BFCHW"] = "BCFHW"
+    axes: Mapping[str, Axes] = field(default_factory=dict)
+    latents: Literal["BCFHW", "BFCHW", "BFHWC", "packed"] = "BCFHW"
+    place: Place = "all"
+    lead_frames: int = 0
     guidance: Literal["separate", "batched"] = "separate"
+    contexts: Mapping[str, Literal["cond", "uncond"]] = field(default_factory=dict)
     width: tuple[str, ...] = ("num_attention_heads", "attention_head_dim")
     fps: int = 16
     frame_step: int | None = None
@@ -56,6 +67,14 @@ class ModelSpec:
     def blocks(self, transformer: nn.Module) -> list[nn.Module]:
         """The blocks of all stacks, in forward order."""
         return [block for stack in self.stacks for block in getattr(transformer, stack)]
+
+    def block_axes(self, transformer: nn.Module) -> list[Axes]:
+        """The axes of what each block returns, in the order of `blocks`."""
+        return [
+            self.axes.get(stack, "BND")
+            for stack in self.stacks
+            for _ in getattr(transformer, stack)
+        ]
 
     def feature_width(self, config: Mapping[str, Any]) -> int:
         """D, the width of the hidden states at a block's output."""
@@ -69,11 +88,22 @@ class ModelSpec:
         frames, rows, columns = size
         return frames, rows, columns
 
-    def token_grid(self, config: Mapping[str, Any], shape: Sequence[int]) -> TokenGrid:
-        """The grid of visual tokens for latents of `shape` (the forward's `hidden_states`)."""
-        frames, height, width = (shape[self.latents.index(axis)] for axis in "FHW")
-        patch = self.patch(config)
-        return TokenGrid(-(-frames // patch[0]), height // patch[1], width // patch[2])
+    def video_tokens(self, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> VideoTokens:
+        """Where the video's tokens are, given the transformer's config and a forward's inputs."""
+        latents = inputs["hidden_states"]
+        if self.latents == "packed":
+            frames, height, width = (int(inputs[key]) for key in ("num_frames", "height", "width"))
+            grid = (frames, height, width)
+        else:
+            patch = self.patch(config)
+            frames, height, width = (latents.shape[self.latents.index(axis)] for axis in "FHW")
+            grid = (-(-frames // patch[0]), height // patch[1], width // patch[2])
+        return VideoTokens(
+            TokenGrid(grid[0] - self.lead_frames, grid[1], grid[2]),
+            batch=latents.shape[0],
+            place=self.place,
+            lead=self.lead_frames,
+        )
 
 
 MODELS: dict[str, ModelSpec] = {

@@ -88,16 +88,18 @@ def steer_tokens_(
     scale: float,
     reference: Reference,
 ) -> torch.Tensor:
-    """`steer_` with the tokens as a boolean mask (N,) and nothing checked: for every block.
+    """`steer_` with the tokens as a boolean mask and nothing checked: for every block.
 
-    Few operations and none per token region: on a small model their launches are all that
-    steering costs.
+    The token axes may be several, hidden states (B, ..., D) and a mask of their shape (...). Few
+    operations and none per token region: on a small model their launches are all that steering
+    costs.
     """
-    # A copy, (dims, B, N): backward needs the values of before the write, and reading a column
+    # A copy, (dims, B, ...): backward needs the values of before the write, and reading a column
     # of a large tensor is dear.
-    values = torch.stack([hidden_states[:, :, dim] for dim in dims])
+    values = torch.stack([hidden_states[..., dim] for dim in dims])
+    axes = tuple(range(2, values.ndim))
     if op == "max":
-        magnitude = torch.linalg.vector_norm(values, ord=math.inf, dim=2, keepdim=True)
+        magnitude = torch.linalg.vector_norm(values, ord=math.inf, dim=axes, keepdim=True)
         if reference == "global":
             magnitude = magnitude.amax(dim=0, keepdim=True)
         if scale != 1.0:
@@ -108,10 +110,10 @@ def steer_tokens_(
     elif op == "zero":
         target = torch.zeros_like(values)
     else:
-        target = values.mean(dim=2, keepdim=True)
+        target = values.mean(dim=axes, keepdim=True)
     steered = torch.where(tokens, target, values)
     for dim, column in zip(dims, steered, strict=True):
-        hidden_states[:, :, dim].copy_(column)
+        hidden_states[..., dim].copy_(column)
     return hidden_states
 
 

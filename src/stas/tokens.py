@@ -12,6 +12,9 @@ import torch
 Region = Literal["first_frame", "boundary", "interior"]
 REGIONS: tuple[Region, ...] = get_args(Region)
 
+Axes = Literal["BND", "ND", "(BF)SD", "(BS)FD"]  # brackets: folded into one axis
+Place = Literal["all", "head", "tail"]
+
 
 @dataclass(frozen=True)
 class TokenGrid:
@@ -119,6 +122,82 @@ class TokenGrid:
         for view in self.views(mask, regions, boundary):
             view.fill_(True)
         return mask[0]
+
+
+@dataclass(frozen=True)
+class VideoTokens:
+    """Where the visual tokens of the video lie in what the blocks of one forward return.
+
+    Args:
+        grid: The video's own latent frames, without those before it.
+        batch: Samples B in the forward.
+        place: The video is "all" of a block's tokens, or its "head" or "tail", with tokens of
+            history, references, conditions or text before or after it.
+        lead: Latent frames that come before the video's first and are not of it (reference
+            images, padding).
+        tile: The tokens of a latent frame are ordered in square tiles of this many rows, tile by
+            tile; None for raster order.
+
+    Raises:
+        ValueError: A frame does not divide into tiles.
+
+    Example:
+        >>> video = VideoTokens(TokenGrid(2, 1, 2), batch=1, lead=1)
+        >>> video.of(torch.arange(6.0).reshape(1, 6, 1))[0, :, 0]
+        tensor([2., 3., 4., 5.])
+    """
+
+    grid: TokenGrid
+    batch: int = 1
+    place: Place = "all"
+    lead: int = 0
+    tile: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.tile and (self.grid.height % self.tile or self.grid.width % self.tile):
+            raise ValueError(f"{self.grid} does not divide into tiles of {self.tile} rows.")
+
+    def of(self, hidden_states: torch.Tensor, axes: Axes = "BND") -> torch.Tensor:
+        """The video's tokens as a view of hidden states.
+
+        Args:
+            hidden_states: What a block returned, with these `axes`: B samples, N tokens, F latent
+                frames of S tokens, D features.
+
+        Returns:
+            (B, N, D), or (B, F, S, D) for folded axes; always a view.
+
+        Raises:
+            RuntimeError: The number of tokens is not the one that the forward's inputs say.
+        """
+        frames, size = self.grid.frames, self.grid.tokens_per_frame
+        if axes == "ND":
+            hidden_states = hidden_states.unsqueeze(0)
+        elif axes == "(BF)SD":
+            return torch.unflatten(hidden_states, 0, (self.batch, frames))
+        elif axes == "(BS)FD":
+            return torch.unflatten(hidden_states, 0, (self.batch, size)).transpose(1, 2)
+        wanted = (self.lead + frames) * size
+        present = hidden_states.shape[1]
+        if present < wanted or (self.place == "all" and present > wanted):
+            raise RuntimeError(
+                f"A block returned {present} tokens a sample, but the transformer's inputs make "
+                f"{wanted} ({self.grid}, {self.lead} latent frames before it). A model that is "
+                "split over devices by context parallelism can't be steered."
+            )
+        end = present if self.place == "tail" else wanted
+        return hidden_states[:, end - frames * size : end]
+
+    def arrange(self, tokens: torch.Tensor, axes: Axes = "BND") -> torch.Tensor:
+        """One value per token (N,) in raster order, as `of` orders and shapes the tokens."""
+        if self.tile:
+            frames, height, width = self.grid.frames, self.grid.height, self.grid.width
+            rows, columns = height // self.tile, width // self.tile
+            tokens = tokens.reshape(frames, rows, self.tile, columns, self.tile)
+            tokens = tokens.permute(0, 1, 3, 2, 4).flatten()
+        if axes in ("(BF)SD", "(BS)FD"):
+            tokens = tokens.reshape(self.grid.frames, self.grid.tokens_per_frame)
+        return tokens
 
 
 @dataclass(frozen=True)
