@@ -15,30 +15,39 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from stas.api import RecordingHandle as RecordingHandle
     from stas.api import SteeringHandle as SteeringHandle
+    from stas.api import record as record
     from stas.api import steer as steer
     from stas.config import STASConfig as STASConfig
     from stas.models import ModelSpec as ModelSpec
     from stas.models import UnsupportedModelError as UnsupportedModelError
     from stas.models import register_model as register_model
+    from stas.stats import ActivationStats as ActivationStats
     from stas.tokens import TokenGrid as TokenGrid
 
 _HOMES = {
+    "ActivationStats": "stas.stats",
     "ModelSpec": "stas.models",
+    "RecordingHandle": "stas.api",
     "STASConfig": "stas.config",
     "SteeringHandle": "stas.api",
     "TokenGrid": "stas.tokens",
     "UnsupportedModelError": "stas.models",
+    "record": "stas.api",
     "register_model": "stas.models",
     "steer": "stas.api",
 }
 
 __all__ = [
+    "ActivationStats",
     "ModelSpec",
+    "RecordingHandle",
     "STASConfig",
     "SteeringHandle",
     "TokenGrid",
     "UnsupportedModelError",
+    "record",
     "register_model",
     "steer",
 ]

@@ -1,47 +1,50 @@
-"""steer: one call that attaches the method to a pipeline or a transformer."""
+"""steer and record: one call that attaches to a pipeline or a transformer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from hashlib import sha256
+from importlib.metadata import version
 from numbers import Integral
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
+import torch
 from torch import nn
 
-from stas.config import STASConfig
-from stas.hooks import Branch, is_hooked
+from stas.config import Blocks, STASConfig
+from stas.hooks import Branch, TransformerHooks, is_hooked
 from stas.intervene import DimsOrigin, TransformerSteering
 from stas.loop import LoopListener
 from stas.models import ModelSpec, UnsupportedModelError, find_spec, supported_text
+from stas.observe import TransformerRecording
 from stas.profiles import find_profile
-from stas.schedule import StepClock
+from stas.schedule import StepClock, Window
+from stas.stats import ActivationStats
+
+HandleT = TypeVar("HandleT", bound="Handle")
 
 
-class SteeringHandle:
-    """What undoes a `steer`; also a context manager that does so at its end.
-
-    Made by `steer` and not by hand.
-    """
+class Handle:
+    """What undoes a `steer` or a `record`; also a context manager that does so at its end."""
 
     def __init__(
         self,
-        config: STASConfig,
-        steerings: Mapping[str, TransformerSteering],
+        parts: Mapping[str, TransformerHooks],
         clock: StepClock,
         listener: LoopListener | None,
     ) -> None:
-        self.config = config
-        self._steerings = dict(steerings)
+        self._parts = dict(parts)
         self._clock = clock
         self._listener = listener
         self._attached = False
 
     def _attach(self) -> None:
         try:
-            for steering in self._steerings.values():
-                steering.attach()
+            for part in self._parts.values():
+                part.attach()
             if self._listener is not None:
                 self._listener.attach()
         except BaseException:
@@ -49,26 +52,6 @@ class SteeringHandle:
             self.remove()
             raise
         self._attached = True
-
-    @property
-    def dims(self) -> dict[str, tuple[int, ...] | None]:
-        """The steered dimensions of each transformer; None until they are detected."""
-        return {name: steering.dims for name, steering in self._steerings.items()}
-
-    @property
-    def origins(self) -> dict[str, DimsOrigin]:
-        """Whether the dimensions of each transformer were given, of a profile, or detected."""
-        return {name: steering.origin for name, steering in self._steerings.items()}
-
-    @property
-    def sources(self) -> dict[str, str]:
-        """Where the dimensions of each transformer come from, in words."""
-        return {name: steering.source for name, steering in self._steerings.items()}
-
-    @property
-    def steered_forwards(self) -> dict[str, int]:
-        """How many forwards of each transformer were steered so far."""
-        return {name: steering.steered_forwards for name, steering in self._steerings.items()}
 
     def set_step(self, step: int, num_steps: int, *, branch: Branch | None = None) -> None:
         """Say where your own denoising loop is, before the forward of that step.
@@ -110,8 +93,69 @@ class SteeringHandle:
                 f"num_steps={num_steps}."
             )
         self._clock.set(int(step), int(num_steps))
-        for steering in self._steerings.values():
-            steering.branch = branch
+        for part in self._parts.values():
+            part.branch = branch
+
+    def remove(self) -> None:
+        """Undo everything; the model computes what it computed before. Twice is harmless."""
+        if not self._attached:
+            return
+        if self._listener is not None:
+            self._listener.detach()
+        for part in self._parts.values():
+            part.detach()
+        self._attached = False
+
+    def __enter__(self: HandleT) -> HandleT:
+        if not self._attached:
+            raise RuntimeError("This handle has been removed; call stas.steer again.")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+
+class SteeringHandle(Handle):
+    """What undoes a `steer`; also a context manager that does so at its end.
+
+    Made by `steer` and not by hand.
+    """
+
+    def __init__(
+        self,
+        config: STASConfig,
+        steerings: Mapping[str, TransformerSteering],
+        clock: StepClock,
+        listener: LoopListener | None,
+    ) -> None:
+        super().__init__(steerings, clock, listener)
+        self.config = config
+        self._steerings = dict(steerings)
+
+    @property
+    def dims(self) -> dict[str, tuple[int, ...] | None]:
+        """The steered dimensions of each transformer; None until they are detected."""
+        return {name: steering.dims for name, steering in self._steerings.items()}
+
+    @property
+    def origins(self) -> dict[str, DimsOrigin]:
+        """Whether the dimensions of each transformer were given, of a profile, or detected."""
+        return {name: steering.origin for name, steering in self._steerings.items()}
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Where the dimensions of each transformer come from, in words."""
+        return {name: steering.source for name, steering in self._steerings.items()}
+
+    @property
+    def steered_forwards(self) -> dict[str, int]:
+        """How many forwards of each transformer were steered so far."""
+        return {name: steering.steered_forwards for name, steering in self._steerings.items()}
 
     def summary(self) -> str:
         """What is steered, where, when, and where the dimensions come from, in a few lines."""
@@ -133,29 +177,6 @@ class SteeringHandle:
         if not self._attached:
             lines.append("removed: nothing is steered any more")
         return "\n".join(lines)
-
-    def remove(self) -> None:
-        """Undo everything; the model computes what it computed before. Twice is harmless."""
-        if not self._attached:
-            return
-        if self._listener is not None:
-            self._listener.detach()
-        for steering in self._steerings.values():
-            steering.detach()
-        self._attached = False
-
-    def __enter__(self) -> SteeringHandle:
-        if not self._attached:
-            raise RuntimeError("This handle has been removed; call stas.steer again.")
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.remove()
 
 
 def _dims_text(dims: tuple[int, ...] | None) -> str:
@@ -204,28 +225,193 @@ def steer(target: Any, config: STASConfig | None = None, **overrides: Any) -> St
         {'transformer': (3,)}
     """
     config = _resolve_config(config, overrides)
-    is_pipeline = not isinstance(target, nn.Module)
     transformers = _find_transformers(target)
-    if is_pipeline and not all(
-        callable(getattr(getattr(target, "scheduler", None), method, None))
-        for method in ("set_timesteps", "step")
-    ):
-        raise ValueError(
-            f"{type(target).__name__} has no scheduler with set_timesteps and step, so the "
-            "denoising step can't be followed. Set pipe.scheduler, or steer the bare transformer: "
-            "stas.steer(pipe.transformer) and handle.set_step(i, n) in your loop."
-        )
-    clock = StepClock(config.window, waits=is_pipeline)
-    modules = {name: transformer for name, (transformer, _) in transformers.items()}
-    listener = LoopListener(target, clock, modules) if is_pipeline else None
-    pipeline_name = getattr(target, "name_or_path", None) if is_pipeline else None
+    clock, listener = _follow(target, transformers, config.window)
     steerings = {
-        name: _plan(name, transformer, spec, config, clock, listener, pipeline_name)
+        name: _plan(target, name, transformer, spec, config, clock, listener)
         for name, (transformer, spec) in transformers.items()
     }
     handle = SteeringHandle(config, steerings, clock, listener)
     handle._attach()
     return handle
+
+
+class RecordingHandle(Handle):
+    """What ends a `record`, and what was recorded; also a context manager.
+
+    Made by `record` and not by hand.
+    """
+
+    def __init__(
+        self,
+        recordings: Mapping[str, TransformerRecording],
+        clock: StepClock,
+        listener: LoopListener | None,
+    ) -> None:
+        super().__init__(recordings, clock, listener)
+        self._recordings = dict(recordings)
+
+    @property
+    def stats(self) -> ActivationStats:
+        """What was recorded so far, after `remove` too.
+
+        Raises:
+            ValueError: Several transformers were recorded: see `stats_of`.
+        """
+        if len(self._recordings) > 1:
+            raise ValueError(
+                f"Several transformers were recorded: {', '.join(self._recordings)}. Their "
+                "statistics are in stats_of, by name."
+            )
+        return next(iter(self.stats_of.values()))
+
+    @property
+    def stats_of(self) -> dict[str, ActivationStats]:
+        """What was recorded so far, for each transformer by its name in the pipeline."""
+        return {name: recording.stats for name, recording in self._recordings.items()}
+
+
+def record(
+    target: Any,
+    *,
+    blocks: Blocks = "all",
+    boundary: float = 0.08,
+    map_blocks: Blocks | None = None,
+    map_dims: Sequence[int] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> RecordingHandle:
+    """Record statistics of a video transformer's hidden states while it samples.
+
+    Reads what the blocks return, after steering if that is on, and changes no bit of it. The
+    sums are taken on the device and come to the host in the background. A block that a cache
+    skips is not recorded in that step. A compiled model breaks its graph at each recorded block.
+
+    Args:
+        target: A diffusers pipeline, or a bare transformer, whose steps `set_step` tells.
+        blocks: "all", "middle", or block numbers, as in `STASConfig`.
+        boundary: r, the head and tail share of each latent frame that counts as boundary, 0 to
+            0.5.
+        map_blocks: Recorded blocks of which mean |h| is also kept over the tokens: for all
+            dimensions over at most 256 groups of neighbouring tokens, and for `map_dims` over
+            the whole grid. None keeps no map.
+        map_dims: Dimensions of the maps over the whole grid.
+        metadata: Text that travels with the statistics; model, transformer and versions are
+            added.
+
+    Returns:
+        A handle with the statistics. Use it as a context manager or call `remove`.
+
+    Raises:
+        UnsupportedModelError: No transformer of the target is known to stas.
+        RuntimeError: The transformer is recorded already.
+        ValueError: A number is out of range for this model.
+        TypeError: An argument has the wrong type.
+
+    Example:
+        >>> from diffusers import WanTransformer3DModel
+        >>> transformer = WanTransformer3DModel(
+        ...     num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
+        ...     text_dim=16, freq_dim=16, ffn_dim=32, num_layers=2
+        ... )
+        >>> with record(transformer) as recording:
+        ...     _ = transformer(torch.ones(1, 4, 2, 4, 4), torch.ones(1), torch.ones(1, 3, 16))
+        >>> recording.stats
+        ActivationStats(2 blocks, width 24, 1 steps, 1 samples)
+    """
+    # The same fields as for steering, so the same checks.
+    chosen = STASConfig(blocks=blocks, boundary=boundary)
+    mapped = STASConfig(blocks=map_blocks) if map_blocks is not None else None
+    dims = STASConfig(dims=tuple(map_dims)).dims if map_dims else ()
+    transformers = _find_transformers(target)
+    clock, listener = _follow(target, transformers, Window(0.0, 1.0))
+    recordings = {}
+    for name, (transformer, spec) in transformers.items():
+        all_blocks = spec.blocks(transformer)
+        _refuse_a_second(name, spec, all_blocks, TransformerRecording.hook_name)
+        width = spec.feature_width(_config_of(transformer))
+        _check_dims(dims or (), width, name, spec)
+        numbers = _block_numbers(chosen, len(all_blocks), name)
+        map_numbers = _block_numbers(mapped, len(all_blocks), name) if mapped else []
+        if missing := sorted(set(map_numbers) - set(numbers)):
+            raise ValueError(
+                f"map_blocks must be among the recorded blocks, but {missing} are not."
+            )
+        stats = ActivationStats(
+            blocks=numbers,
+            width=width,
+            boundary=chosen.boundary,
+            map_blocks=map_numbers,
+            map_dims=dims or (),
+            metadata={
+                "model": str(_loaded_from(target, transformer) or ""),
+                "transformer": spec.transformer,
+                "config": _fingerprint(_config_of(transformer)),
+                "torch": torch.__version__,
+                "diffusers": version("diffusers"),
+                "dtype": str(transformer.dtype),
+            }
+            | dict(metadata or {}),
+        )
+        recordings[name] = TransformerRecording(
+            name, transformer, spec, numbers, clock, listener, stats
+        )
+    handle = RecordingHandle(recordings, clock, listener)
+    handle._attach()
+    return handle
+
+
+def _fingerprint(config: Mapping[str, Any]) -> str:
+    """A short hash of a transformer's architecture, the same wherever it was loaded from."""
+    fields = {key: value for key, value in config.items() if not key.startswith("_")}
+    return sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _follow(
+    target: Any, transformers: Mapping[str, tuple[nn.Module, ModelSpec]], window: Window
+) -> tuple[StepClock, LoopListener | None]:
+    """A clock, and for a pipeline the listener that moves it."""
+    if isinstance(target, nn.Module):
+        return StepClock(window), None
+    if not all(
+        callable(getattr(getattr(target, "scheduler", None), method, None))
+        for method in ("set_timesteps", "step")
+    ):
+        raise ValueError(
+            f"{type(target).__name__} has no scheduler with set_timesteps and step, so the "
+            "denoising step can't be followed. Set pipe.scheduler, or take the bare transformer: "
+            "stas.steer(pipe.transformer) and handle.set_step(i, n) in your loop."
+        )
+    clock = StepClock(window, waits=True)
+    modules = {name: transformer for name, (transformer, _) in transformers.items()}
+    return clock, LoopListener(target, clock, modules)
+
+
+def _loaded_from(target: Any, transformer: nn.Module) -> str | None:
+    """The hub id or folder of the pipeline, else of the transformer."""
+    of_pipeline = None if isinstance(target, nn.Module) else getattr(target, "name_or_path", None)
+    return of_pipeline or getattr(_config_of(transformer), "_name_or_path", None)
+
+
+def _config_of(transformer: nn.Module) -> Mapping[str, Any]:
+    config: Mapping[str, Any] = transformer.config  # type: ignore[assignment]
+    return config
+
+
+def _refuse_a_second(name: str, spec: ModelSpec, blocks: list[nn.Module], hook_name: str) -> None:
+    if any(is_hooked(block, hook_name) for block in blocks):
+        verb = "steer" if hook_name == TransformerSteering.hook_name else "record"
+        raise RuntimeError(
+            f"{name} ({spec.transformer}) is {verb}ed already. Call remove() on the handle of the "
+            f"first stas.{verb}, then {verb} again."
+        )
+
+
+def _check_dims(dims: Sequence[int], width: int, name: str, spec: ModelSpec) -> None:
+    if dims and max(dims) >= width:
+        raise ValueError(
+            f"dims must be below {width}, the feature width of {name} ({spec.transformer}), but "
+            f"got {max(dims)}."
+        )
 
 
 def _resolve_config(config: STASConfig | None, overrides: Mapping[str, Any]) -> STASConfig:
@@ -270,38 +456,28 @@ def _find_transformers(target: Any) -> dict[str, tuple[nn.Module, ModelSpec]]:
 
 
 def _plan(
+    target: Any,
     name: str,
     transformer: nn.Module,
     spec: ModelSpec,
     config: STASConfig,
     clock: StepClock,
     listener: LoopListener | None,
-    pipeline_name: str | None,
 ) -> TransformerSteering:
     """Check everything about one transformer and prepare its steering, attaching nothing."""
     blocks = spec.blocks(transformer)
-    if any(is_hooked(block, TransformerSteering.hook_name) for block in blocks):
-        raise RuntimeError(
-            f"{name} ({spec.transformer}) is steered already. Call remove() on the handle of the "
-            "first stas.steer, then steer again."
-        )
-    model_config: Mapping[str, Any] = transformer.config  # type: ignore[assignment]
+    _refuse_a_second(name, spec, blocks, TransformerSteering.hook_name)
+    model_config = _config_of(transformer)
     block_numbers = _block_numbers(config, len(blocks), name)
-    width = spec.feature_width(model_config)
     dims, source = config.dims, "given"
     origin: DimsOrigin = "given"
     if dims is None:
-        loaded_from = pipeline_name or getattr(model_config, "_name_or_path", None)
-        profile = find_profile(loaded_from, spec.transformer, model_config)
+        profile = find_profile(_loaded_from(target, transformer), spec.transformer, model_config)
         if profile is not None:
             dims, origin, source = profile.dims, "profile", profile.describe()
         else:
             origin, source = "detected", "to be detected on the first forward"
-    if dims is not None and max(dims) >= width:
-        raise ValueError(
-            f"dims must be below {width}, the feature width of {name} ({spec.transformer}), but "
-            f"got {max(dims)}."
-        )
+    _check_dims(dims or (), spec.feature_width(model_config), name, spec)
     return TransformerSteering(
         name=name,
         transformer=transformer,

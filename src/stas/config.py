@@ -18,6 +18,7 @@ from stas.tokens import REGIONS, Region
 
 Branch = Literal["cond", "uncond"]
 BRANCHES: tuple[Branch, ...] = get_args(Branch)
+Blocks = Literal["all", "middle"] | tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class STASConfig:
     """
 
     dims: tuple[int, ...] | None = None
-    blocks: Literal["all", "middle"] | tuple[int, ...] = "middle"
+    blocks: Blocks = "middle"
     op: Op = "max"
     regions: tuple[Region, ...] = ("first_frame", "boundary")
     boundary: float = 0.08

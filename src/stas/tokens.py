@@ -188,6 +188,17 @@ class VideoTokens:
         end = present if self.place == "tail" else wanted
         return hidden_states[:, end - frames * size : end]
 
+    def raster(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What `of` returned as (B, N, D) in raster order; a copy where a view can't be."""
+        if tokens.ndim == 4:
+            tokens = tokens.flatten(1, 2)
+        if self.tile:
+            frames, height, width = self.grid.frames, self.grid.height, self.grid.width
+            rows, columns = height // self.tile, width // self.tile
+            tiles = torch.unflatten(tokens, 1, (frames, rows, columns, self.tile, self.tile))
+            tokens = tiles.transpose(3, 4).flatten(1, 5)
+        return tokens
+
     def arrange(self, tokens: torch.Tensor, axes: Axes = "BND") -> torch.Tensor:
         """One value per token (N,) in raster order, as `of` orders and shapes the tokens."""
         if self.tile:
