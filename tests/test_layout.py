@@ -11,14 +11,14 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src/stas"
 TIERS = [
-    {"config", "files", "massive", "schedule", "stats", "steering", "tokens"},  # torch only
+    {"config", "files", "fused", "massive", "schedule", "stats", "steering", "tokens"},  # torch only
     {"models", "profiles"},
     {"hooks", "intervene", "loop", "observe"},
     {"api"},
     {"cli", "manifest", "pipelines", "video"},  # the edges
 ]
 # What each tier may import from outside, beside the standard library.
-OUTSIDE = [{"torch", "safetensors"}, {"torch"}, {"torch", "diffusers"}, {"torch"}, None]
+OUTSIDE = [{"torch", "safetensors", "triton"}, {"torch"}, {"torch", "diffusers"}, {"torch"}, None]
 
 
 def tier(name: str) -> int:

@@ -6,6 +6,8 @@ import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec as find_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -45,6 +47,10 @@ def partial_sums(tokens: torch.Tensor, grid: TokenGrid, boundary: float) -> torc
         >>> partial_sums(h, TokenGrid(2, 1, 2), 0.5)[0, :, 0]
         tensor([ 4.,  3.,  1., -4., 16.])
     """
+    if tokens.is_cuda and _has_triton():
+        from stas.fused import fused_sums
+
+        return fused_sums(tokens, grid, boundary)
     result = tokens.new_zeros((len(REGIONS), 5, tokens.shape[1]), dtype=torch.float32)
     for row, region in zip(result, REGIONS, strict=True):
         for number, view in enumerate(grid.views(tokens[None], (region,), boundary)):
@@ -59,6 +65,11 @@ def partial_sums(tokens: torch.Tensor, grid: TokenGrid, boundary: float) -> torc
             row[SUM_ABS] += magnitudes.sum(over)
             row[MAX_ABS] = torch.maximum(row[MAX_ABS], magnitudes.amax(over))
     return result
+
+
+@cache
+def _has_triton() -> bool:
+    return find_module("triton") is not None
 
 
 def surface_sums(tokens: torch.Tensor) -> torch.Tensor:
