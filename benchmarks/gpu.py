@@ -18,12 +18,15 @@ from __future__ import annotations
 
 import argparse
 import functools
-import platform
+import itertools
+import math
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,6 +39,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import stas
 import stas.stats
+import stas.steering
 from benchmarks.timing import report
 from stas.intervene import TransformerSteering
 from stas.models import find_spec
@@ -164,11 +168,11 @@ class Checked:
         mask = self.grid.mask(("first_frame", "boundary"), 0.08, plain.device)
         found = output[..., list(self.dims)]
         self.steered += found[:, mask].numel()
-        self.wrong_steered += int((found[:, mask] != target[:, mask]).sum())
+        difference = (found.double() - target).abs() / target.abs()
+        self.error = max(self.error, float(difference[:, mask].max()))
         expected = plain.clone()
-        expected[..., list(self.dims)] = torch.where(
-            mask[:, None], found, expected[..., list(self.dims)]
-        )
+        for dim in self.dims:
+            expected[..., dim] = torch.where(mask, output[..., dim], plain[..., dim])
         self.wrong_untouched += int((output != expected).sum())
 
     def remove(self) -> None:
@@ -295,9 +299,43 @@ def naive(transformer: nn.Module, dims: tuple[int, ...]) -> Iterator[None]:
 
 
 @contextmanager
-def recorded_without_triton(transformer: nn.Module) -> Iterator[None]:
-    with mock.patch.object(stas.stats, "_has_triton", lambda: False), stas.record(transformer):
+def without_triton(attach: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+    """The plain torch operations in place of the fused kernels."""
+    with (
+        mock.patch.object(stas.steering, "has_triton", lambda: False),
+        mock.patch.object(stas.stats, "has_triton", lambda: False),
+        attach(),
+    ):
         yield
+
+
+def check_kernels() -> dict[str, int]:
+    """Cases in which the fused steering differs by a bit from the plain operations."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    compared = differing = 0
+    for dtype, (batch, count), layout, reference, scale, spoil in itertools.product(
+        (torch.bfloat16, torch.float16, torch.float32),
+        ((1, 1), (2, 1023), (3, 5000)),
+        ("contiguous", "channel-major", "slice"),
+        ("dim", "global"),
+        (1.0, 0.7, 1.3, 1e6),
+        ("", "zeros", "nan", "inf"),
+    ):
+        hidden = torch.randn(batch, count + 5, 64, generator=generator, device="cuda") * 50
+        hidden = hidden.to(dtype)
+        if layout == "channel-major":
+            hidden = hidden.transpose(1, 2).contiguous().transpose(1, 2)
+        hidden = hidden[:, 5:] if layout == "slice" else hidden[:, :count]
+        if spoil:
+            hidden[0, ::7, 3] = {"zeros": 0.0, "nan": math.nan, "inf": math.inf}[spoil]
+        tokens = torch.rand(count, generator=generator, device="cuda") < 0.3
+        options: dict[str, Any] = {"op": "max", "scale": scale, "reference": reference}
+        fused = steer_tokens_(hidden.clone(), tokens, (3, 60), **options)
+        with without_triton(nullcontext):
+            plain = steer_tokens_(hidden.clone(), tokens, (3, 60), **options)
+        compared += 1
+        differing += not torch.equal(fused.nan_to_num(1e9), plain.nan_to_num(1e9))
+    return {"compared": compared, "differing": differing}
 
 
 def cost(
@@ -305,11 +343,11 @@ def cost(
     forward: Callable[[], torch.Tensor],
     dims: tuple[int, ...],
     runs: int,
+    thorough: bool,
 ) -> dict[str, Any]:
     """Time and peak memory of one forward, each variant in turn."""
     variants: dict[str, Callable[[], AbstractContextManager[Any]]] = {
         "plain": nullcontext,
-        "plain again": nullcontext,
         "steered, all blocks": functools.partial(
             stas.steer, transformer, dims=dims, blocks="all", scale=1.3
         ),
@@ -318,12 +356,15 @@ def cost(
         ),
         "naive, all blocks": functools.partial(naive, transformer, dims),
         "recorded, all blocks": functools.partial(stas.record, transformer),
-        "recorded, without Triton": functools.partial(recorded_without_triton, transformer),
     }
+    if thorough:
+        variants["plain again"] = nullcontext
+        for name in ("steered, all blocks", "recorded, all blocks"):
+            variants[f"{name}, without Triton"] = functools.partial(without_triton, variants[name])
     clock = Clock()
     milliseconds: dict[str, list[float]] = {name: [] for name in variants}
     peak: dict[str, float] = {}
-    for number in range(-2, runs):
+    for number in range(-1, runs):
         for name in list(variants) if number % 2 else reversed(list(variants)):
             with variants[name]():
                 if clock.on_gpu:
@@ -373,7 +414,7 @@ def seconds_inside(
     name = "steered, all blocks" if owner is TransformerSteering else "recorded, all blocks"
     totals = []
     with mock.patch.object(owner, "act", timed), variants[name]():
-        for _ in range(5):
+        for _ in range(3):
             spans.clear()
             forward()
             totals.append(sum(clock.between(*span) for span in spans))
@@ -404,7 +445,16 @@ def one_steer(size: Size, dims: tuple[int, ...], device: str) -> dict[str, Any]:
         "hidden states, bytes": 2 * hidden.numel(),
     }
     clock = Clock()
-    for name, call in (("steer", steer), ("clone and where", clone_and_where)):
+
+    def steer_without_triton() -> None:
+        with without_triton(nullcontext):
+            steer()
+
+    for name, call in (
+        ("steer", steer),
+        ("steer without Triton", steer_without_triton),
+        ("clone and where", clone_and_where),
+    ):
         for _ in range(3):
             call()
         spans = []
@@ -484,8 +534,13 @@ def machine() -> dict[str, str]:
     return {
         "device": torch.cuda.get_device_name(),
         "cuda": str(torch.version.cuda),
-        "driver": str(torch.cuda._C._cuda_getDriverVersion()),
-        "host": platform.processor() or platform.machine(),
+        "driver": subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+        ).stdout.strip(),
+        "triton": version("triton"),
+        "diffusers": version("diffusers"),
     }
 
 
@@ -507,6 +562,8 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() and not options.small else "cpu"
     dims = SMALL_DIMS if options.small else DIMS
     result: dict[str, Any] = {"on": machine()}
+    if device == "cuda":
+        result["fused steering against plain operations"] = attempt(check_kernels)
     for name in options.models:
         result[name] = measure(name, device, dims, options)
         report("gpu", result, options.output)  # after each model: a later one may fail
@@ -530,13 +587,16 @@ def measure(
         forward()
         wait["recorded"] = attempt(lambda: waits(forward))
     entry["waits for the device"] = wait
-    entry["cost"] = attempt(lambda: cost(transformer, forward, dims, options.runs))
+    first = name == options.models[0]  # the rest would cost minutes and tell little more
+    entry["cost"] = attempt(lambda: cost(transformer, forward, dims, options.runs, first))
     entry["one steer"] = attempt(lambda: one_steer(size, dims, device))
-    if name == "wan2.1-1.3b":
+    if first:
         if device == "cuda":
-            entry["cuda graphs"] = attempt(lambda: graphs(transformer, forward, dims, options.runs))
+            entry["cuda graphs"] = attempt(
+                lambda: graphs(transformer, forward, dims, options.runs // 2)
+            )
         entry["compile_repeated_blocks"] = attempt(
-            lambda: compiled(transformer, forward, dims, options.runs)
+            lambda: compiled(transformer, forward, dims, options.runs // 2)
         )
     entry["seconds for all of this"] = time.perf_counter() - begin
     return entry

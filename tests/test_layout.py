@@ -10,8 +10,17 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src/stas"
-TIERS = [
-    {"config", "files", "fused", "massive", "schedule", "stats", "steering", "tokens"},  # torch only
+TIERS = [  # the first: torch only
+    {
+        "config",
+        "files",
+        "fused",
+        "massive",
+        "schedule",
+        "stats",
+        "steering",
+        "tokens",
+    },  # torch only
     {"models", "profiles"},
     {"hooks", "intervene", "loop", "observe"},
     {"api"},

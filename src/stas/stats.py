@@ -6,8 +6,6 @@ import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec as find_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from stas.files import whole_file
+from stas.steering import has_triton
 from stas.tokens import REGIONS, Region, TokenGrid
 
 FORMAT = "stas.stats/1"
@@ -47,7 +46,7 @@ def partial_sums(tokens: torch.Tensor, grid: TokenGrid, boundary: float) -> torc
         >>> partial_sums(h, TokenGrid(2, 1, 2), 0.5)[0, :, 0]
         tensor([ 4.,  3.,  1., -4., 16.])
     """
-    if tokens.is_cuda and _has_triton():
+    if tokens.is_cuda and has_triton():
         from stas.fused import fused_sums
 
         return fused_sums(tokens, grid, boundary)
@@ -65,11 +64,6 @@ def partial_sums(tokens: torch.Tensor, grid: TokenGrid, boundary: float) -> torc
             row[SUM_ABS] += magnitudes.sum(over)
             row[MAX_ABS] = torch.maximum(row[MAX_ABS], magnitudes.amax(over))
     return result
-
-
-@cache
-def _has_triton() -> bool:
-    return find_module("triton") is not None
 
 
 def surface_sums(tokens: torch.Tensor) -> torch.Tensor:

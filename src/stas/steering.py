@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from functools import cache
+from importlib.util import find_spec as find_module
 from typing import Literal, get_args
 
 import torch
+from torch.compiler import is_compiling
 
 from stas.tokens import REGIONS, Region, TokenGrid
 
@@ -14,6 +17,12 @@ Op = Literal["max", "scale", "zero", "mean"]
 Reference = Literal["dim", "global"]
 OPS: tuple[Op, ...] = get_args(Op)
 REFERENCES: tuple[Reference, ...] = get_args(Reference)
+
+
+@cache
+def has_triton() -> bool:
+    """Whether the kernels of `stas.fused` can be used on a CUDA device."""
+    return find_module("triton") is not None
 
 
 def steer_(
@@ -94,6 +103,13 @@ def steer_tokens_(
     operations and none per token region: on a small model their launches are all that steering
     costs.
     """
+    # Compiled blocks fuse the plain operations themselves.
+    if not is_compiling() and op == "max" and hidden_states.is_cuda and has_triton():
+        from stas.fused import can_steer, fused_steer_
+
+        if can_steer(hidden_states, tokens):
+            across_dims = reference == "global"
+            return fused_steer_(hidden_states, tokens, dims, scale=scale, across_dims=across_dims)
     # A copy, (dims, B, ...): backward needs the values of before the write, and reading a column
     # of a large tensor is dear.
     values = torch.stack([hidden_states[..., dim] for dim in dims])
