@@ -203,7 +203,7 @@ def test_it_says_so_when_nothing_was_steered_after_all(run, options):
 def test_the_options_know_every_op_and_reference():
     from typing import get_args, get_type_hints
 
-    from stas.steering import OPS, REFERENCES
+    from stas.config import OPS, REFERENCES
 
     hints = get_type_hints(cli.generate)
     assert get_args(get_args(hints["op"])[0]) == OPS
@@ -329,6 +329,33 @@ def test_bad_input_gets_a_sentence_and_leaves_nothing(run, tmp_path, arguments, 
     assert out == ""
     assert files(tmp_path) == before
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("x", "--scale", "nan"),
+        ("x", "--size", "0x0"),
+        ("x", "--frames", "0"),
+        ("x", "--fps", "0"),
+        ("x", "--config", "bad.json"),
+        ("x", "-o", "bad.json/video.mp4"),
+        ("--manifest", "bad.json"),
+        ("--manifest", "nowhere.json"),
+    ],
+    ids=" ".join,
+)
+def test_a_slip_is_told_before_torch_is_loaded(tmp_path, arguments):
+    (tmp_path / "bad.json").write_text("{")
+    probe = (
+        "import sys; from stas import cli\n"
+        "try: cli.main()\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", probe, "generate", *arguments]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error:"), result.stderr
 
 
 def test_a_traceback_can_be_asked_for(run, monkeypatch):

@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stas.config import BRANCHES, STASConfig
-from stas.steering import OPS, REFERENCES
-from stas.tokens import REGIONS
+from stas.config import BRANCHES, OPS, REFERENCES, REGIONS, STASConfig
 
 configs = st.builds(
     STASConfig,

@@ -12,6 +12,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src/stas"
 TIERS = [  # the first: torch only
     {
+        "checks",
         "config",
         "files",
         "fused",
@@ -93,7 +94,16 @@ def loaded_by(code: str) -> set[str]:
     return set(result.stdout.split())
 
 
-@pytest.mark.parametrize("code", ["import stas", "import stas.cli", "import stas; dir(stas)"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import stas",
+        "import stas.cli",
+        "import stas; dir(stas)",
+        # The command line reads these before it loads torch, so that a slip is told at once.
+        "import stas.checks, stas.config, stas.manifest",
+    ],
+)
 def test_importing_is_light(code):
     assert loaded_by(code) == set()
 

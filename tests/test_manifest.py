@@ -51,7 +51,7 @@ def test_it_comes_back_as_it_was(tmp_path):
         ({"colour": 1}, "unknown keys colour"),
         ({"seed": -1}, "seed must be an integer, 0 or more"),
         ({"seed": "1"}, "seed must be an integer"),
-        ({"fps": 0}, "fps must be above 0"),
+        ({"fps": 0}, "fps must be a finite number above 0"),
         ({"arguments": {}}, "arguments must hold a prompt"),
         ({"arguments": None}, "arguments must be an object"),
         ({"frames": {}}, "frames must hold their sha256"),

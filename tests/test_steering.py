@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stas.steering import OPS, REFERENCES, steer_
-from stas.tokens import REGIONS, TokenGrid
+from stas.config import OPS, REFERENCES, REGIONS
+from stas.steering import steer_
+from stas.tokens import TokenGrid
 
 LAYOUTS = ("contiguous", "channel-major", "slice of a longer sequence", "every other feature")
 

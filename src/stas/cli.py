@@ -1,6 +1,7 @@
 """The command line: `stas generate`, `stas models`. A thin shell over the library.
 
-torch and diffusers are imported inside the commands, so that `stas --help` answers at once.
+torch and diffusers are imported inside the commands, so that `stas --help` answers at once, and
+after all that can be checked without them.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from stas import __version__
+from stas.checks import check_arguments, check_fps
+from stas.config import STASConfig
+from stas.manifest import Manifest
 
 if TYPE_CHECKING:
     from stas.api import SteeringHandle
-    from stas.config import STASConfig
-    from stas.manifest import Manifest
     from stas.pipelines import PipelineOptions
 
 P = ParamSpec("P")
@@ -123,6 +125,7 @@ def models() -> None:
 
 
 MOST_SEEDS = 100_000
+LOADING = "Loading torch and diffusers"  # which takes seconds
 MODEL = "Model"
 VIDEO = "Video"
 STEERING = "Steering"
@@ -302,22 +305,23 @@ def generate(
         "num_inference_steps": steps,
         "guidance_scale": guidance,
     }
-    samples = [(entry, number) for entry in wanted for number in seeds]
-    places = _places(output, [(entry.text, number) for entry, number in samples])
-    _check_places(places, force=force)
-
-    from stas.pipelines import PipelineOptions, check_fps
-
+    check_arguments(arguments)
     if fps is not None:
         check_fps(fps)
     steering = _steering(config, values) if steer else None
+    loras = _loras(lora or [])
+    samples = [(entry, number) for entry in wanted for number in seeds]
+    places = _places(output, [(entry.text, number) for entry, number in samples])
+    _check_places(places, force=force)
+    with notes.status(LOADING):
+        from stas.pipelines import PipelineOptions
     options = PipelineOptions(
         model=model,
         revision=revision,
         device=device,
         dtype=dtype,
         offload=offload,
-        loras=_loras(lora or []),
+        loras=loras,
     )
     maker = _Maker(options)
     for entry, _ in samples[:: len(seeds)]:
@@ -338,9 +342,6 @@ def generate(
 
 
 def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) -> None:
-    from stas.manifest import Manifest
-    from stas.pipelines import PipelineOptions
-
     old = Manifest.load(path)
     place = output or path.with_name(f"{path.stem}-repeated.mp4")
     if place.suffix != ".mp4":
@@ -350,6 +351,8 @@ def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) 
             f"{place} is the video of the manifest itself: give another -o, or --force."
         )
     _check_places([place], force=force)
+    with notes.status(LOADING):
+        from stas.pipelines import PipelineOptions
     try:
         options = PipelineOptions(**old.pipeline)
     except TypeError as error:
@@ -452,13 +455,7 @@ class _Maker:
 
         from stas.api import steer
         from stas.files import whole_file
-        from stas.manifest import (
-            Manifest,
-            dims_record,
-            frames_record,
-            model_record,
-            versions_record,
-        )
+        from stas.manifest import dims_record, frames_record, model_record, versions_record
         from stas.pipelines import call_arguments, frames_per_second, generate
         from stas.video import strip, write_mp4
 
@@ -643,8 +640,6 @@ def _loras(values: Sequence[str]) -> dict[str, float]:
 
 
 def _steering(path: Path | None, values: dict[str, Any]) -> STASConfig:
-    from stas.config import STASConfig
-
     return replace(STASConfig() if path is None else STASConfig.load(path), **values)
 
 

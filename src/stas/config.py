@@ -13,9 +13,14 @@ from typing import Any, Literal, get_args
 
 from stas.files import whole_file
 from stas.schedule import Window
-from stas.steering import OPS, REFERENCES, Op, Reference
-from stas.tokens import REGIONS, Region
 
+# The options' words stand here and not beside the maths, so that a config is checked without torch.
+Op = Literal["max", "scale", "zero", "mean"]
+OPS: tuple[Op, ...] = get_args(Op)
+Reference = Literal["dim", "global"]
+REFERENCES: tuple[Reference, ...] = get_args(Reference)
+Region = Literal["first_frame", "boundary", "interior"]
+REGIONS: tuple[Region, ...] = get_args(Region)
 Branch = Literal["cond", "uncond"]
 BRANCHES: tuple[Branch, ...] = get_args(Branch)
 Blocks = Literal["all", "middle"] | tuple[int, ...]

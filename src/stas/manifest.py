@@ -1,4 +1,7 @@
-"""The record beside each video: all that is needed to make it again, bit for bit."""
+"""The record beside each video: all that is needed to make it again, bit for bit.
+
+torch is imported where it is asked for its version, so that a manifest is read without it.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,15 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
-from math import inf
 from pathlib import Path
-from types import UnionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from huggingface_hub import try_to_load_from_cache
-
-from stas.api import SteeringHandle
+from stas.checks import check_fps
 from stas.config import STASConfig
-from stas.video import Frames
+
+if TYPE_CHECKING:
+    from stas.api import SteeringHandle
+    from stas.video import Frames
 
 FORMAT = "stas.manifest/1"
 PACKAGES = ("stas", "torch", "diffusers", "transformers")
@@ -63,11 +64,11 @@ class Manifest:
     def __post_init__(self) -> None:
         for name in ("pipeline", "model", "arguments", "frames", "versions"):
             _expect(isinstance(getattr(self, name), Mapping), f"{name} must be an object")
-        seed_fits = _is_number(self.seed, int) and 0 <= self.seed < 2**63
+        seed_fits = _is_integer(self.seed) and 0 <= self.seed < 2**63
         _expect(seed_fits, "seed must be an integer, 0 or more and below 2**63")
-        _expect(_is_number(self.fps, int | float) and 0 < self.fps < inf, "fps must be above 0")
+        check_fps(self.fps)
         threads = self.versions.get("threads", 1)
-        _expect(_is_number(threads, int) and threads > 0, "threads must be an integer above 0")
+        _expect(_is_integer(threads) and threads > 0, "threads must be an integer above 0")
         _expect(isinstance(self.arguments.get("prompt"), str), "arguments must hold a prompt")
         _expect(isinstance(self.frames.get("sha256"), str), "frames must hold their sha256")
         if self.steering is not None:
@@ -130,8 +131,8 @@ def dims_record(handle: SteeringHandle) -> dict[str, Any]:
     }
 
 
-def _is_number(value: object, kind: type[int] | UnionType) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _expect(condition: bool, message: str) -> None:
@@ -148,6 +149,8 @@ def frames_record(frames: Frames) -> dict[str, Any]:
 
 def model_record(pipeline: Any, revision: str | None) -> dict[str, Any]:
     """The class of a pipeline and the commit of its hub model, if it has one."""
+    from huggingface_hub import try_to_load_from_cache
+
     commit = None
     name = str(pipeline.name_or_path)
     if not Path(name).is_dir():
@@ -158,6 +161,8 @@ def model_record(pipeline: Any, revision: str | None) -> dict[str, Any]:
 
 def versions_record() -> dict[str, Any]:
     """Versions of what decides the bits of a video."""
+    import torch
+
     return {name: version(name) for name in PACKAGES} | {
         "python": platform.python_version(),
         "machine": platform.machine(),

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec as find_module
-from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from diffusers import DiffusionPipeline
 
+from stas.checks import check_arguments, check_fps
 from stas.models import MODELS, UnsupportedModelError, find_spec, supported_text
 from stas.tokens import FrameMap
 from stas.video import Frames, to_frames
@@ -257,12 +257,7 @@ def call_arguments(pipeline: Any, wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_sizes(pipeline: Any, arguments: Mapping[str, Any]) -> None:
-    for key in ("height", "width", "num_frames", "num_inference_steps"):
-        if not isinstance(value := arguments.get(key, 1), int) or value < 1:
-            raise ValueError(f"{key} must be an integer, at least 1, but got {value!r}.")
-    for key, value in arguments.items():
-        if isinstance(value, float) and not isfinite(value):
-            raise ValueError(f"{key} must be a finite number, but got {value}.")
+    check_arguments(arguments)
     transformer = pipeline.transformer or pipeline.transformer_2
     spec = find_spec(transformer)
     if spec is None:
@@ -298,12 +293,6 @@ def model_defaults(pipeline: Any) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} does not hold a model's defaults: {error}") from error
     return defaults
-
-
-def check_fps(fps: object) -> None:
-    """Raise ValueError unless `fps` is a finite number above 0."""
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < inf:
-        raise ValueError(f"fps must be a finite number above 0, but got {fps!r}.")
 
 
 def frames_per_second(pipeline: Any) -> float:

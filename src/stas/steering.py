@@ -6,17 +6,12 @@ import math
 from collections.abc import Collection, Sequence
 from functools import cache
 from importlib.util import find_spec as find_module
-from typing import Literal, get_args
 
 import torch
 from torch.compiler import is_compiling
 
-from stas.tokens import REGIONS, Region, TokenGrid
-
-Op = Literal["max", "scale", "zero", "mean"]
-Reference = Literal["dim", "global"]
-OPS: tuple[Op, ...] = get_args(Op)
-REFERENCES: tuple[Reference, ...] = get_args(Reference)
+from stas.config import OPS, REFERENCES, REGIONS, Op, Reference, Region
+from stas.tokens import TokenGrid
 
 
 @cache

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
-Region = Literal["first_frame", "boundary", "interior"]
-REGIONS: tuple[Region, ...] = get_args(Region)
+from stas.config import REGIONS as REGIONS
+from stas.config import Region as Region
 
 Axes = Literal["BND", "ND", "(BF)SD", "(BS)FD"]  # brackets: folded into one axis
 Place = Literal["all", "head", "tail"]
