@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import WanPipeline
+from safetensors.torch import save_file
 
 import stas
 from stas.pipelines import (
@@ -190,6 +191,46 @@ def test_lora_weights_change_the_video_by_their_weight(tmp_path, tiny_folder):
 
     assert difference(0.0) == 0
     assert 0 < difference(0.5) < difference(4.0)
+
+
+@pytest.mark.parametrize("source", ["no.safetensors", "a/no.safetensors", "nope", "~/no", "a/b/c"])
+def test_a_lora_that_is_not_there_is_told_before_the_model_is_read(source):
+    with pytest.raises(FileNotFoundError, match=f"'{source}'. Expected is a .safetensors file"):
+        PipelineOptions(device="cpu", loras={source: 1.0}).resolved()
+
+
+def lora_file(path, name, rank, width):
+    a, b = torch.ones(rank, width), torch.ones(width, rank)
+    save_file({f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}, path)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("clip.mp4", "Unable to load weights"),
+        ("cut.safetensors", "Unable to load weights"),
+        ("folder", "no file named"),
+        ("plain.safetensors", "Invalid LoRA checkpoint"),
+        ("other.safetensors", "none of its weights belongs to this WanPipeline"),
+        ("narrow.safetensors", "size mismatch"),
+        ("nobody/nothing", "offline mode"),
+    ],
+)
+def test_a_lora_that_cannot_be_loaded_gets_one_line(
+    monkeypatch, tmp_path, tiny_folder, source, message
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("clip.mp4", "cut.safetensors"):
+        (tmp_path / name).write_bytes(b"\0\1\2" * 9)
+    (tmp_path / "folder").mkdir()
+    save_file({"weight": torch.ones(2)}, "plain.safetensors")
+    lora_file("other.safetensors", "unet.to_q", 2, 24)
+    lora_file("narrow.safetensors", "transformer.blocks.0.attn1.to_q", 2, 7)
+    options = PipelineOptions(model=str(tiny_folder), device="cpu", loras={source: 1.0})
+    with pytest.raises(ValueError, match=f"LoRA weights from '.*{source}': .*{message}") as caught:
+        load_pipeline(options)
+    assert caught.match("Expected is a .safetensors file .* hub id .* network is needed")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec as find_module
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal, get_args
 
 import torch
@@ -21,6 +22,10 @@ from stas.video import Frames, to_frames
 
 BUNDLED = "bundled"
 BUNDLED_MODEL = Path(__file__).with_name("bundled_model")
+LORA_EXPECTED = (
+    "Expected is a .safetensors file of LoRA weights for this model, a folder that holds one, or a "
+    "hub id (OWNER/NAME), for which the network is needed: without it, give the downloaded file."
+)
 DEFAULTS_FILE = "defaults.json"  # a model folder may say what its pipeline is best called with
 
 Offload = Literal["none", "model", "sequential"]
@@ -57,6 +62,7 @@ class PipelineOptions:
 
         Raises:
             ValueError: An option that doesn't exist, or that doesn't fit this machine.
+            FileNotFoundError: LoRA weights that are neither here nor a hub id.
         """
         _check_choice("dtype", self.dtype, get_args(DType))
         _check_choice("offload", self.offload, get_args(Offload))
@@ -68,6 +74,8 @@ class PipelineOptions:
             )
         if self.loras and find_module("peft") is None:
             raise ValueError("LoRA weights need the package peft: pip install 'stas[lora]'.")
+        for source in self.loras:
+            _check_lora_exists(source)
         local = self.model == BUNDLED or _looks_like_a_folder(self.model)
         if self.revision is not None and local:
             raise ValueError(f"revision is for hub ids, but the model is {self.model!r}.")
@@ -96,7 +104,8 @@ def load_pipeline(options: PipelineOptions) -> Any:
     Raises:
         FileNotFoundError: The model looks like a folder and is none, or has no `model_index.json`.
         UnsupportedModelError: stas can't steer that model.
-        ValueError: An option that doesn't exist or doesn't fit.
+        ValueError: An option that doesn't exist or doesn't fit, or LoRA weights that can't be
+            loaded into the model.
         OSError: The hub has no such model or can't be reached.
 
     Example:
@@ -195,6 +204,13 @@ def _float32_components(model: str, index: Mapping[str, Any]) -> tuple[str, ...]
     return tuple({name: None for spec in found for name in spec.float32 if name in index})
 
 
+def _check_lora_exists(source: str) -> None:
+    """Refuse what is not on this machine and can't be a hub id either."""
+    is_path = _looks_like_a_folder(source) or Path(source).suffix == ".safetensors"
+    if (is_path or source.count("/") != 1) and not Path(source).expanduser().exists():
+        raise FileNotFoundError(f"There is no LoRA file or folder {source!r}. {LORA_EXPECTED}")
+
+
 def _add_loras(pipeline: Any, loras: Mapping[str, float]) -> None:
     if not loras:
         return
@@ -202,10 +218,18 @@ def _add_loras(pipeline: Any, loras: Mapping[str, float]) -> None:
         raise ValueError(f"diffusers can't load LoRA weights into a {type(pipeline).__name__}.")
     names = []
     for number, source in enumerate(loras):
-        if _looks_like_a_folder(source) and not Path(source).expanduser().exists():
-            raise FileNotFoundError(f"There is no LoRA file or folder {source!r}.")
         names.append(f"lora_{number}")
-        pipeline.load_lora_weights(str(Path(source).expanduser()), adapter_name=names[-1])
+        try:
+            pipeline.load_lora_weights(str(Path(source).expanduser()), adapter_name=names[-1])
+            loaded = {name for part in pipeline.get_list_adapters().values() for name in part}
+            if names[-1] not in loaded:
+                raise ValueError(f"none of its weights belongs to this {type(pipeline).__name__}.")
+        # Of the hub's client, of safetensors, pickle, peft and torch: they share no other class.
+        except Exception as error:
+            reason = shorten(str(error) or type(error).__name__, 200, placeholder="...")
+            raise ValueError(
+                f"Can't load LoRA weights from {source!r}: {reason.rstrip('.')}. {LORA_EXPECTED}"
+            ) from error
     pipeline.set_adapters(names, list(loras.values()))
 
 
