@@ -62,6 +62,17 @@ def test_models_names_every_class_and_pipeline_in_full(run):
     assert code == 0
     for spec in MODELS.values():
         assert all(name in out for name in (spec.transformer, *spec.pipelines))
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_help_fits_80_columns_and_says_what_each_option_is(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run("generate", "--help")
+    assert code == 0
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert re.search("--size +WIDTHxHEIGHT +In pixels", out)
+    assert not re.search("--(no-steer|force) +<bool>", out)
 
 
 def test_generate_makes_video_strip_and_manifest(run, tmp_path):
@@ -148,7 +159,55 @@ def test_a_repeat_that_differs_says_so_and_fails(run, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(manifest))
     code, _, err = run("generate", "--manifest", "a.json")
     assert code == 1
-    assert re.search(r"not those of the manifest's video. Changed since: torch 1.0 -> [^,]*$", err)
+    assert re.search(
+        r"not those of the manifest's video. Changed since: torch 1.0 -> [^,]*. Or a.json was "
+        r"edited.$",
+        err,
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "message"),
+    [
+        ("arguments", {"num_inference_steps": "x"}, "num_inference_steps must be an integer"),
+        ("arguments", {"guidance_scale": "big"}, "guidance_scale|str"),
+        ("arguments", {"num_frames": 6}, "The nearest are 5 and 9"),
+        ("pipeline", {"loras": 3}, "loras must be an object"),
+        ("pipeline", {"device": "toaster"}, "device 'toaster' can't be used"),
+        ("pipeline", {"model": "./moved"}, "no folder './moved'"),
+        ("pipeline", {"colour": 1}, "colour"),
+        ("steering", {"dims": [4000]}, "dims must be below 256"),
+        ("steering", {"scale": -1}, "scale must be a finite number, 0 or more"),
+    ],
+)
+def test_what_is_wrong_in_a_manifest_is_told_with_its_name(run, tmp_path, part, values, message):
+    manifest = small_manifest()
+    manifest[part] |= values
+    (tmp_path / "a.json").write_text(json.dumps(manifest))
+    code, _, err = run("generate", "--manifest", "a.json")
+    assert code == 1
+    assert re.search(f"Error: .*a.json.*({message})", err)
+    assert files(tmp_path) == ["a.json"]
+
+
+def small_manifest():
+    return {
+        "format": "stas.manifest/1",
+        "pipeline": {"model": "bundled"},
+        "model": {"class": "WanPipeline", "commit": None},
+        "arguments": {"prompt": PROMPT, "num_frames": 5, "num_inference_steps": 5}
+        | {"width": 64, "height": 64},
+        "prompt_file": None,
+        "seed": 0,
+        "fps": 8,
+        "steering": stas.STASConfig().to_dict(),
+        "dims": {"transformer": {"dims": [242], "origin": "given", "source": "given"}},
+        "frames": {"sha256": "0" * 64},
+        "versions": {},
+        "device": "cpu",
+        "seconds": 1.0,
+        "created": "2026-01-01T00:00:00+00:00",
+    }
 
 
 def test_a_run_with_detected_dims_is_repeated_bit_for_bit(run, tmp_path):
@@ -190,7 +249,7 @@ def test_a_model_without_massive_activations_is_not_steered_and_says_so(run, tmp
     "options",
     [
         ("--guidance", "1", "--branches", "uncond"),
-        ("--frames", "1", "--regions", "boundary"),
+        ("--frames", "1", "--regions", "boundary, interior"),
         ("--start", "0.9", "--stop", "0.95"),
     ],
 )
@@ -198,6 +257,7 @@ def test_it_says_so_when_nothing_was_steered_after_all(run, options):
     code, out, err = run("generate", PROMPT, *SMALL, *options)
     assert code == 0, err
     assert out.rstrip().endswith("not steered")
+    assert ("(1 frame, " in out) == ("--frames" in options)
 
 
 def test_the_options_know_every_op_and_reference():
@@ -245,6 +305,27 @@ def test_nothing_is_overwritten_without_force(run, tmp_path):
     assert (tmp_path / "a.png").read_text() == "mine"
     assert run("generate", PROMPT, *SMALL, "-o", "a.mp4", "--force")[0] == 0
     assert Image.open("a.png").size == (5 * 64, 64)
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((PROMPT, "--config", "a.json"), "it is the config that"),
+        (("--prompts", "a.json"), "it is the prompt file that"),
+        ((PROMPT, "--lora", "a.json=0.5"), "it is the LoRA that"),
+        (("--manifest", "a.json"), "it is the manifest that"),
+    ],
+    ids=lambda value: value[-2].strip("-") if isinstance(value, tuple) else "",
+)
+def test_what_is_read_is_never_overwritten(run, tmp_path, arguments, message, force):
+    text = json.dumps(small_manifest() if "--manifest" in arguments else {"scale": 1.0})
+    (tmp_path / "a.json").write_text(text)
+    code, _, err = run("generate", *arguments, "-o", tmp_path / "a.mp4", *force)
+    assert code == 1
+    assert re.search(f"a.json' would be overwritten, and {message} is read. Give another -o", err)
+    assert (tmp_path / "a.json").read_text() == text
+    assert files(tmp_path) == ["a.json"]
 
 
 def test_config_file_and_options(run, tmp_path):
@@ -300,7 +381,8 @@ BAD = [
     (("x", "--lora", "a.safetensors=strong"), "SOURCE=WEIGHT"),
     (("x", "--device", "toaster"), "device 'toaster' can't be used"),
     (("x", "-o", "good.txt"), "an .mp4 file or a folder"),
-    (("x", "-o", "good.txt/video.mp4"), "Can't write to the output folder 'good.txt'"),
+    (("x", "-o", "good.txt/video.mp4"), "'good.txt' is a file, not a folder"),
+    (("x", "-o", "good.txt/deep/er"), "'good.txt' is a file, not a folder"),
     (("x", "--seed", "0-1", "-o", "a.mp4"), "2 videos can't go into one file"),
     (("--manifest", "nowhere.json"), "No such file or directory: nowhere.json"),
     (("--manifest", "alpha.json"), "alpha.json is not a manifest"),

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -20,14 +20,13 @@ from functools import wraps
 from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from stas import __version__
 from stas.checks import check_arguments, check_fps
@@ -59,14 +58,23 @@ def main() -> None:
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
         if os.environ.get("STAS_TRACEBACK"):
             traceback.print_exc()
-        text, named = str(error), False
-        if isinstance(error, OSError) and error.filename is not None:
-            text, named = f"{error.strerror}: {error.filename}", True
-        notes.print(f"[bold red]Error:[/] {escape(text or type(error).__name__)}")
-        origin = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if not named and origin.parent != Path(__file__).parent:
+        notes.print(f"[bold red]Error:[/] {escape(_sentence(error))}")
+        cause = error.__cause__ if isinstance(error, _RepeatError) else error
+        names_a_file = isinstance(cause, OSError) and cause.filename is not None
+        origin = Path(traceback.extract_tb(cause.__traceback__)[-1].filename) if cause else None
+        if not names_a_file and origin and origin.parent != Path(__file__).parent:
             notes.print("(STAS_TRACEBACK=1 shows where this comes from.)")
         sys.exit(1)
+
+
+class _RepeatError(ValueError):
+    """A run that a manifest describes could not be repeated."""
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.strerror}: {error.filename}"
+    return str(error) or type(error).__name__
 
 
 def _stoppable(command: Callable[P, None]) -> Callable[P, None]:
@@ -100,7 +108,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_version, is_eager=True, help="Say the version."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -111,17 +122,29 @@ def models() -> None:
     """List the transformers that can be steered."""
     from stas.models import MODELS
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("transformer", "pipelines", "note"):
-        table.add_column(heading, overflow="fold")
     for spec in MODELS.values():
-        table.add_row(spec.transformer, "\n".join(spec.pipelines), spec.note)
-    # Piped into another program a name must not be cut in two.
-    (console if console.is_terminal else Console(width=200)).print(table)
-    console.print(
+        console.print(f"[bold]{escape(spec.transformer)}[/]")
+        for text in (spec.note, ", ".join(spec.pipelines)):
+            _print_wrapped(text, indent="  ")
+    console.print()
+    _print_wrapped(
         f"{len(MODELS)} transformer classes. --model takes any checkpoint of these pipelines, as a "
         "folder or a hub id. To add a class: stas.register_model."
     )
+
+
+def _print_wrapped(text: str, indent: str = "") -> None:
+    """Print in lines that fit, none of which cuts a name in two."""
+    lines = wrap(
+        text,
+        min(console.width, 100),
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for line in lines:
+        console.print(escape(line))
 
 
 MOST_SEEDS = 100_000
@@ -155,7 +178,12 @@ def generate(
     frames: Annotated[
         int | None, typer.Option(help="Number of pixel frames.", rich_help_panel=VIDEO)
     ] = None,
-    size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", rich_help_panel=VIDEO)] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WIDTHxHEIGHT", help="In pixels, as in 832x480.", rich_help_panel=VIDEO
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps.", rich_help_panel=VIDEO)
     ] = None,
@@ -182,7 +210,12 @@ def generate(
     ] = "auto",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(help="auto: bfloat16 on an accelerator, else float32.", rich_help_panel=MODEL),
+        typer.Option(
+            metavar="DTYPE",
+            help="auto, float32, bfloat16 or float16; auto is bfloat16 on an accelerator, else "
+            "float32.",
+            rich_help_panel=MODEL,
+        ),
     ] = "auto",
     offload: Annotated[
         Literal["none", "model", "sequential"],
@@ -197,7 +230,10 @@ def generate(
         ),
     ] = None,
     steer: Annotated[
-        bool, typer.Option("--steer/--no-steer", help="STAS on or off.", rich_help_panel=STEERING)
+        bool,
+        typer.Option(
+            "--steer/--no-steer", metavar="", help="STAS on or off.", rich_help_panel=STEERING
+        ),
     ] = True,
     config: Annotated[
         Path | None,
@@ -225,7 +261,10 @@ def generate(
     ] = None,
     regions: Annotated[
         str | None,
-        typer.Option(help="Of first_frame,boundary,interior.", rich_help_panel=STEERING),
+        typer.Option(
+            help="Which tokens: of first_frame, boundary, interior, with commas between.",
+            rich_help_panel=STEERING,
+        ),
     ] = None,
     boundary: Annotated[
         float | None,
@@ -251,7 +290,10 @@ def generate(
     ] = None,
     branches: Annotated[
         str | None,
-        typer.Option(help="Of cond,uncond: the branches of guidance.", rich_help_panel=STEERING),
+        typer.Option(
+            help="Which branches of guidance: of cond, uncond, with commas between.",
+            rich_help_panel=STEERING,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -263,13 +305,14 @@ def generate(
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Overwrite what exists.", rich_help_panel=OUTPUT)
+        bool,
+        typer.Option("--force", metavar="", help="Overwrite what exists.", rich_help_panel=OUTPUT),
     ] = False,
 ) -> None:
     """Make videos from a prompt, steered by default.
 
-    Beside each video lie a strip of its frames and its manifest, from which --manifest makes the
-    same video again.
+    Beside each video lie a strip of its frames and its manifest,
+    from which --manifest makes the same video again.
     """
     started = time.monotonic()
     if manifest is not None:
@@ -283,13 +326,13 @@ def generate(
         "dims": None if dims is None else _integers("--dims", dims),
         "blocks": blocks if blocks in (None, "all", "middle") else _integers("--blocks", blocks),
         "op": op,
-        "regions": None if regions is None else tuple(regions.split(",")),
+        "regions": None if regions is None else _words(regions),
         "boundary": boundary,
         "scale": scale,
         "reference": reference,
         "start": start,
         "stop": stop,
-        "branches": None if branches is None else tuple(branches.split(",")),
+        "branches": None if branches is None else _words(branches),
     }
     values = {key: value for key, value in values.items() if value is not None}
     if not steer and (config or values):
@@ -312,6 +355,7 @@ def generate(
     loras = _loras(lora or [])
     samples = [(entry, number) for entry in wanted for number in seeds]
     places = _places(output, [(entry.text, number) for entry, number in samples])
+    _keep_inputs(places, ("config", config), ("prompt file", prompts), *_lora_files(loras))
     _check_places(places, force=force)
     with notes.status(LOADING):
         from stas.pipelines import PipelineOptions
@@ -346,33 +390,31 @@ def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) 
     place = output or path.with_name(f"{path.stem}-repeated.mp4")
     if place.suffix != ".mp4":
         place = place / f"{path.stem}.mp4"
-    if place.with_suffix(".json").resolve() == path.resolve() and not force:
-        raise ValueError(
-            f"{place} is the video of the manifest itself: give another -o, or --force."
-        )
+    _keep_inputs([place], ("manifest", path), *_lora_files(old.pipeline.get("loras", {})))
     _check_places([place], force=force)
     with notes.status(LOADING):
         from stas.pipelines import PipelineOptions
+    # Whatever fails from here on does so with the manifest's values, so the message names it.
     try:
         options = PipelineOptions(**old.pipeline)
-    except TypeError as error:
-        raise ValueError(f"{path} is not a manifest of stas generate: {error}") from error
-    # What a branch or tag stood for then is what is repeated.
-    options = replace(
-        options,
-        model=options.model if model is None else model,
-        revision=old.model.get("commit") if model is None else None,
-    )
-    maker = _Maker(options, threads=old.versions.get("threads"))
-    new = maker.make(
-        dict(old.arguments),
-        old.seed,
-        old.steering_config(),
-        place,
-        prompt_file=old.prompt_file,
-        fps=old.fps,
-        label="",
-    )
+        # What a branch or tag stood for then is what is repeated.
+        options = replace(
+            options,
+            model=options.model if model is None else model,
+            revision=old.model.get("commit") if model is None else None,
+        )
+        maker = _Maker(options, threads=old.versions.get("threads"))
+        new = maker.make(
+            dict(old.arguments),
+            old.seed,
+            old.steering_config(),
+            place,
+            prompt_file=old.prompt_file,
+            fps=old.fps,
+            label="",
+        )
+    except Exception as error:
+        raise _RepeatError(f"Can't repeat {path}: {_sentence(error)}") from error
     if new.frames["sha256"] == old.frames["sha256"]:
         console.print("Identical: every pixel is that of the manifest's video.")
         return
@@ -389,7 +431,7 @@ def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) 
     raise ValueError(
         "The video was made, but its pixels are not those of the manifest's video. Changed since: "
         + (", ".join(changed) or "nothing that the manifest records; the model's files, perhaps")
-        + "."
+        + f". Or {path} was edited."
     )
 
 
@@ -494,8 +536,9 @@ class _Maker:
             strip(frames).save(poster)
             manifest.write_text(record.to_json(), encoding="utf-8")
         count, height, width = frames.shape[:3]
+        length = f"{count} frame{'' if count == 1 else 's'}"
         console.print(
-            f"{escape(str(place))} ({count} frames, {width}x{height}, {record.fps:g} fps) "
+            f"{escape(str(place))} ({length}, {width}x{height}, {record.fps:g} fps) "
             f"made in {seconds:.1f} s, {'steered' if _was_steered(record) else 'not steered'}"
         )
         return record
@@ -591,6 +634,10 @@ def _prompts(prompt: str | None, path: Path | None) -> list[_Prompt]:
     ]
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
+
+
 def _integers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
@@ -665,10 +712,35 @@ def _slug(prompt: str) -> str:
     return words[:60].rstrip("-") or "video"
 
 
+def _lora_files(loras: Iterable[str]) -> list[tuple[str, Path]]:
+    return [("LoRA", Path(source).expanduser()) for source in loras]
+
+
+def _keep_inputs(places: Sequence[Path], *inputs: tuple[str, Path | None]) -> None:
+    """Refuse to write over a file that is read, --force or not."""
+    for file in _files(places):
+        for what, path in inputs:
+            if path is not None and path.exists() and file.exists() and file.samefile(path):
+                raise ValueError(
+                    f"{str(file)!r} would be overwritten, and it is the {what} that is read. Give "
+                    "another -o."
+                )
+
+
+def _files(places: Sequence[Path]) -> list[Path]:
+    """The video, strip and manifest of each place."""
+    return [place.with_suffix(kind) for place in places for kind in (".mp4", ".png", ".json")]
+
+
 def _check_places(places: Sequence[Path], *, force: bool) -> None:
     """See that the output can be written, before any work is done for it; nothing is left."""
     folder = places[0].parent
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    if files := [path for path in (folder, *folder.parents) if path.is_file()]:
+        raise NotADirectoryError(
+            f"{str(files[0])!r} is a file, not a folder, so no video can be put there. Give "
+            "another -o."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # With the longest name that will be written, so that a name that is too long shows.
@@ -681,8 +753,7 @@ def _check_places(places: Sequence[Path], *, force: bool) -> None:
         for path in missing:
             if path.exists():
                 path.rmdir()
-    files = [place.with_suffix(kind) for place in places for kind in (".mp4", ".png", ".json")]
-    existing = [path for path in files if path.exists()]
+    existing = [path for path in _files(places) if path.exists()]
     if folders := [path for path in existing if path.is_dir()]:
         raise IsADirectoryError(
             f"{str(folders[0])!r} is a folder, and a file is to be written there."

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stas.checks import check_fps
+from stas.checks import check_arguments, check_fps
 from stas.config import STASConfig
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class Manifest:
         threads = self.versions.get("threads", 1)
         _expect(_is_integer(threads) and threads > 0, "threads must be an integer above 0")
         _expect(isinstance(self.arguments.get("prompt"), str), "arguments must hold a prompt")
+        check_arguments(self.arguments)
+        _expect(isinstance(self.pipeline.get("loras", {}), Mapping), "loras must be an object")
         _expect(isinstance(self.frames.get("sha256"), str), "frames must hold their sha256")
         if self.steering is not None:
             STASConfig.from_dict(self.steering)

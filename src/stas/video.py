@@ -72,7 +72,7 @@ def write_mp4(path: str | os.PathLike[str], video: Any, fps: float, *, crf: int 
     if count == 0 or height % 2 or width % 2:
         raise ValueError(
             "H.264 in yuv420p needs at least one frame and an even height and width, but got "
-            f"{count} frames of {width}x{height}."
+            f"{count} frame{'' if count == 1 else 's'} of {width}x{height}."
         )
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
