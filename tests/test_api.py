@@ -267,6 +267,73 @@ def test_a_second_steer_is_refused_and_changes_nothing():
     stas.steer(pipeline, dims=(4,)).remove()
 
 
+@pytest.mark.parametrize("make", [tiny_wan, lambda: tiny_wan(two_experts=True)])
+@pytest.mark.parametrize("compile_it", [False, True])
+@pytest.mark.parametrize("blocks", ["middle", (-1,)])
+def test_a_lost_handle_is_found_and_undoes_all(make, compile_it, blocks):
+    pipeline = make()
+    handle = stas.steer(pipeline, dims=(3,), blocks=blocks)
+    names = list(handle.dims)
+    targets = [pipeline, *(getattr(pipeline, name) for name in names)]
+    if compile_it:
+        targets += [torch.compile(target) for target in targets[1:]]
+        for name in names:
+            setattr(pipeline, name, torch.compile(getattr(pipeline, name)))
+    for target in targets:
+        assert stas.find_handle(target) is handle
+    del handle
+    message = r"Call remove\(\) on the handle of the first stas.steer, or stas.find_handle\(\.\.\."
+    with pytest.raises(RuntimeError, match=message):
+        stas.steer(pipeline)
+    stas.find_handle(pipeline).remove()
+    assert [stas.find_handle(target) for target in targets] == [None] * len(targets)
+
+
+def test_experts_with_a_handle_each_are_found_one_after_the_other():
+    pipeline = tiny_wan(two_experts=True)
+    handles = [stas.steer(pipeline.transformer, dims=(3,)), stas.steer(pipeline.transformer_2)]
+    assert stas.find_handle(pipeline.transformer_2) is handles[1]
+    for handle in handles:
+        assert stas.find_handle(pipeline) is handle
+        stas.find_handle(pipeline).remove()
+    assert stas.find_handle(pipeline) is None
+
+
+def test_a_recording_is_no_steering_handle():
+    transformer = tiny_wan_transformer()
+    with stas.record(transformer):
+        assert stas.find_handle(transformer) is None
+        with stas.steer(transformer) as handle:
+            assert stas.find_handle(transformer) is handle
+        with pytest.raises(RuntimeError, match=r"first stas.record, then record again"):
+            stas.record(transformer)
+
+
+def test_a_class_is_no_pipeline():
+    for attach in (stas.steer, stas.record, stas.find_handle):
+        with pytest.raises(TypeError, match="the class WanPipeline itself: pass an instance"):
+            attach(WanPipeline)
+
+
+def test_a_handle_shows_its_gist():
+    pipeline = tiny_wan()
+    handle = stas.steer(pipeline)
+    gist = "op max, scale 1, steps 0 <= i/N < 0.4; transformer: 1 of 3 blocks, dims"
+    assert repr(handle) == f"SteeringHandle({gist} not known yet)"
+    handle.remove()
+    assert repr(handle) == f"SteeringHandle({gist} not known yet; removed)"
+
+
+def test_a_bare_transformer_says_that_it_was_not_told_the_step():
+    with stas.steer(tiny_wan_transformer(), dims=(3,)) as handle:
+        window = "steps 0 <= i/N < 0.4"
+        for text in (handle.summary(), repr(handle)):
+            assert f"every forward until set_step says where the loop is, then {window}" in text
+        handle.set_step(9, 10)
+        for text in (handle.summary(), repr(handle)):
+            assert "every forward" not in text and window in text
+
+
 def test_the_second_expert_out_of_range_leaves_the_first_untouched():
     pipeline = tiny_wan(two_experts=True)
     pipeline.transformer_2 = tiny_wan_transformer(num_layers=2)

@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from stas.api import RecordingHandle as RecordingHandle
     from stas.api import SteeringHandle as SteeringHandle
+    from stas.api import find_handle as find_handle
     from stas.api import record as record
     from stas.api import steer as steer
     from stas.config import STASConfig as STASConfig
@@ -34,6 +35,7 @@ _HOMES = {
     "SteeringHandle": "stas.api",
     "TokenGrid": "stas.tokens",
     "UnsupportedModelError": "stas.models",
+    "find_handle": "stas.api",
     "record": "stas.api",
     "register_model": "stas.models",
     "steer": "stas.api",
@@ -47,6 +49,7 @@ __all__ = [
     "SteeringHandle",
     "TokenGrid",
     "UnsupportedModelError",
+    "find_handle",
     "record",
     "register_model",
     "steer",

@@ -136,6 +136,8 @@ class SteeringHandle(Handle):
         super().__init__(steerings, clock, listener)
         self.config = config
         self._steerings = dict(steerings)
+        for steering in steerings.values():
+            steering.handle = self
 
     @property
     def dims(self) -> dict[str, tuple[int, ...] | None]:
@@ -165,18 +167,34 @@ class SteeringHandle(Handle):
             strength += f", reference {config.reference}"
         lines = [
             f"op {config.op} ({strength}) at {' + '.join(config.regions)} tokens "
-            f"(boundary {config.boundary:g}), steps {config.start:g} <= i/N < {config.stop:g}, "
+            f"(boundary {config.boundary:g}), {self._steps_text()}, "
             f"branches {' + '.join(config.branches)}"
         ]
         for name, steering in self._steerings.items():
-            of = len(steering.spec.blocks(steering.transformer))
             lines.append(
-                f"{name} ({steering.spec.transformer}): {len(steering.blocks)} of {of} blocks, "
+                f"{name} ({steering.spec.transformer}): {_blocks_text(steering)}, "
                 f"dims {_dims_text(steering.dims)}: {steering.source}"
             )
         if not self._attached:
             lines.append("removed: nothing is steered any more")
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        parts = [f"op {self.config.op}, scale {self.config.scale:g}, {self._steps_text()}"]
+        for name, steering in self._steerings.items():
+            parts.append(f"{name}: {_blocks_text(steering)}, dims {_dims_text(steering.dims)}")
+        return f"SteeringHandle({'; '.join(parts)}{'' if self._attached else '; removed'})"
+
+    def _steps_text(self) -> str:
+        window = f"steps {self.config.start:g} <= i/N < {self.config.stop:g}"
+        if self._listener is None and self._clock.num_steps is None:
+            return f"every forward until set_step says where the loop is, then {window}"
+        return window
+
+
+def _blocks_text(steering: TransformerSteering) -> str:
+    of = len(steering.spec.blocks(steering.transformer))
+    return f"{len(steering.blocks)} of {of} blocks"
 
 
 def _dims_text(dims: tuple[int, ...] | None) -> str:
@@ -234,6 +252,41 @@ def steer(target: Any, config: STASConfig | None = None, **overrides: Any) -> St
     handle = SteeringHandle(config, steerings, clock, listener)
     handle._attach()
     return handle
+
+
+def find_handle(target: Any) -> SteeringHandle | None:
+    """The handle that steers a pipeline or transformer, for when yours is lost.
+
+    Args:
+        target: What `steer` takes. It need not be what was given to `steer`: a transformer leads
+            to the handle of its pipeline, and a pipeline to that of one of its transformers.
+
+    Returns:
+        The handle, the first one when the transformers of a pipeline have one each; None when
+        nothing is steered.
+
+    Raises:
+        UnsupportedModelError: No transformer of the target is known to stas.
+        TypeError: `target` is a class.
+
+    Example:
+        >>> from diffusers import WanTransformer3DModel
+        >>> transformer = WanTransformer3DModel(
+        ...     num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
+        ...     text_dim=16, freq_dim=16, ffn_dim=32, num_layers=2
+        ... )
+        >>> _ = steer(transformer, dims=(3,))
+        >>> find_handle(transformer).remove()
+        >>> find_handle(transformer) is None
+        True
+    """
+    for transformer, spec in _find_transformers(target).values():
+        for block in spec.blocks(transformer):
+            if is_hooked(block, TransformerSteering.hook_name):
+                registry: Any = block._diffusers_hook
+                handle: SteeringHandle = registry.hooks[TransformerSteering.hook_name].owner.handle
+                return handle
+    return None
 
 
 class RecordingHandle(Handle):
@@ -399,10 +452,12 @@ def _config_of(transformer: nn.Module) -> Mapping[str, Any]:
 
 def _refuse_a_second(name: str, spec: ModelSpec, blocks: list[nn.Module], hook_name: str) -> None:
     if any(is_hooked(block, hook_name) for block in blocks):
-        verb = "steer" if hook_name == TransformerSteering.hook_name else "record"
+        steers = hook_name == TransformerSteering.hook_name
+        verb = "steer" if steers else "record"
+        found = " or stas.find_handle(...).remove()," if steers else ""
         raise RuntimeError(
             f"{name} ({spec.transformer}) is {verb}ed already. Call remove() on the handle of the "
-            f"first stas.{verb}, then {verb} again."
+            f"first stas.{verb},{found} then {verb} again."
         )
 
 
@@ -428,6 +483,11 @@ def _resolve_config(config: STASConfig | None, overrides: Mapping[str, Any]) -> 
 
 def _find_transformers(target: Any) -> dict[str, tuple[nn.Module, ModelSpec]]:
     """The steerable transformers of a target by component name, compiled ones unwrapped."""
+    if isinstance(target, type):
+        raise TypeError(
+            f"Expected a pipeline or a transformer, but got the class {target.__name__} itself: "
+            f"pass an instance, as in pipe = {target.__name__}.from_pretrained(...)."
+        )
     if isinstance(target, nn.Module):
         components: Mapping[str, Any] = {"transformer": target}
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -48,6 +48,7 @@ class TransformerSteering(TransformerHooks):
         self.tokens: dict[Axes, torch.Tensor] = {}  # masks, true where steered
         self.magnitudes: list[torch.Tensor] = []  # (D,) a block: mean |h| over samples and tokens
         self.steered_forwards = 0
+        self.handle: Any = None  # the SteeringHandle, for stas.find_handle
         self._masked: tuple[VideoTokens, torch.device] | None = None
 
     def begin(self, device: torch.device) -> bool:
