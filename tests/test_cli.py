@@ -21,7 +21,7 @@ from stas.manifest import frames_record
 from stas.models import MODELS
 from stas.pipelines import BUNDLED_MODEL
 from stas.profiles import FOLDER_PROFILE
-from stas.video import read_video, to_frames
+from stas.video import GAP, read_video, to_frames
 from tests.tiny import tiny_wan
 
 PROMPT = "a red circle moving right on a blue background"
@@ -84,7 +84,7 @@ def test_generate_makes_video_strip_and_manifest(run, tmp_path):
     assert re.search(r"1 of 8 blocks, dims 242: profile .* \(massive\)", err)
     assert "step 5 of 5" in err
     assert read_video("new/folder/fox.mp4").shape == (5, 64, 64, 3)
-    assert Image.open("new/folder/fox.png").size == (5 * 64, 64)
+    assert Image.open("new/folder/fox.png").size == (5 * 64 + 4 * GAP, 64)
     manifest = json.loads((tmp_path / "new/folder/fox.json").read_text())
     assert manifest["arguments"]["prompt"] == PROMPT
     assert manifest["dims"]["transformer"]["dims"] == [242]
@@ -304,7 +304,7 @@ def test_nothing_is_overwritten_without_force(run, tmp_path):
     assert files(tmp_path) == ["a.png"]
     assert (tmp_path / "a.png").read_text() == "mine"
     assert run("generate", PROMPT, *SMALL, "-o", "a.mp4", "--force")[0] == 0
-    assert Image.open("a.png").size == (5 * 64, 64)
+    assert Image.open("a.png").size == (5 * 64 + 4 * GAP, 64)
 
 
 @pytest.mark.parametrize("force", [(), ("--force",)])

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from stas.video import read_video, strip, to_frames, write_mp4
+from stas.video import GAP, read_video, strip, to_frames, write_mp4
 
 
 def clip(count=6, height=32, width=48):
@@ -65,7 +65,11 @@ def test_another_shape_is_refused():
 
 def test_a_strip_shows_first_and_last_frame():
     frames = clip(count=17)
-    pixels = np.asarray(strip(frames, count=5)).reshape(32, 5, 48, 3)
+    pixels = np.asarray(strip(frames, count=5))
+    assert pixels.shape == (32, 5 * 48 + 4 * GAP, 3)
     for column, index in enumerate((0, 4, 8, 12, 16)):
-        assert np.array_equal(pixels[:, column], frames[index])
-    assert strip(frames[:3], count=8).size == (3 * 48, 32)
+        left = column * (48 + GAP)
+        assert np.array_equal(pixels[:, left : left + 48], frames[index])
+        assert (pixels[:, left + 48 : left + 48 + GAP] == 255).all()
+    assert strip(frames[:3], count=8).size == (3 * 48 + 2 * GAP, 32)
+    assert strip(frames[:1]).size == (48, 32)

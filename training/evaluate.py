@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import WanPipeline
 from PIL import Image, ImageDraw, ImageFont
@@ -21,6 +20,7 @@ from safetensors.torch import load_model
 
 from stas.pipelines import BUNDLED_MODEL
 from stas.tokens import TokenGrid
+from stas.video import strip, to_frames
 from training.classifier import LABELS, Classifier, truth
 from training.clips import Scene, Split, draw_scenes, render
 from training.export import Magnitudes, activation_report, write_json
@@ -102,16 +102,15 @@ def contact_sheet(
     videos: Sequence[torch.Tensor], captions: Sequence[str], path: Path, *, frames: int = 9
 ) -> None:
     """A row of evenly spaced frames for each video, under its caption."""
-    side, space = videos[0].shape[-1], 22
-    sheet = Image.new("RGB", (side * frames, (side + space) * len(videos)), "white")
+    rows = [strip(to_frames(v.permute(0, 2, 3, 1).cpu().numpy()), count=frames) for v in videos]
+    (width, height), space = rows[0].size, 22
+    sheet = Image.new("RGB", (width, (height + space) * len(rows)), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(14)
-    for row, (video, caption) in enumerate(zip(videos, captions, strict=True)):
-        top = row * (side + space)
+    for number, (row, caption) in enumerate(zip(rows, captions, strict=True)):
+        top = number * (height + space)
         draw.text((4, top + 2), caption, fill="black", font=font)
-        for column, index in enumerate(np.linspace(0, len(video) - 1, frames).round().astype(int)):
-            picture = (video[index].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu()
-            sheet.paste(Image.fromarray(picture.numpy()), (column * side, top + space))
+        sheet.paste(row, (0, top + space))
     sheet.save(path)
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 Frames = npt.NDArray[np.uint8]
+GAP = 4  # pixels between the frames of a strip
 
 
 def to_frames(video: Any) -> Frames:
@@ -91,6 +92,19 @@ def read_video(path: str | os.PathLike[str]) -> Frames:
 
 
 def strip(frames: Frames, *, count: int = 8) -> Image.Image:
-    """A row of at most `count` evenly spaced frames, first and last included."""
-    chosen = np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int))
-    return Image.fromarray(np.concatenate(list(frames[chosen]), axis=1))
+    """A row of at most `count` evenly spaced frames, first and last included.
+
+    A white gap of GAP pixels between them keeps them from looking like one picture, so n frames of
+    width W make n * W + (n - 1) * GAP pixels.
+
+    Example:
+        >>> strip(np.zeros((17, 128, 128, 3), dtype=np.uint8)).size
+        (1052, 128)
+    """
+    chosen = frames[np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int))]
+    n, height, width = chosen.shape[:3]
+    row = np.full((height, n * (width + GAP) - GAP, 3), 255, dtype=np.uint8)
+    for place, frame in enumerate(chosen):
+        left = place * (width + GAP)
+        row[:, left : left + width] = frame
+    return Image.fromarray(row)
