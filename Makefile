@@ -30,6 +30,7 @@ pictures: $(INSTALLED)
 	$(BIN)/python -m docs.make_strip
 
 $(INSTALLED): pyproject.toml constraints.txt
+	@echo "Setting up .venv: a minute or more, most of it for torch."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@

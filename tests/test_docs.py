@@ -91,12 +91,16 @@ def test_the_readmes_figures_are_those_of_the_results():
     )
     for dtype in ("bfloat16", "float32"):
         stated = int(re.search(rf"(\d+) \({dtype}\)", text)[1])
-        assert stated <= op[dtype]["times faster"]
+        assert stated == round(op[dtype]["times faster"])
         assert op[dtype]["transient MB"]["steer_"] < 1
     for model, stated in (("width 1536, 4 blocks", 0.03), ("bundled model", 1)):
         measured = overhead[model]["inside percent"]["all blocks"]
         assert float(f"{measured:.1g}") == stated
+    training = json.loads((ROOT / "training/results.json").read_text())
+    stated = re.search(r"names (\d+) of (\d+) videos of held-out captions", text)
     for label in ("shape", "colour", "motion", "background"):
+        judged = training["generated, held-out captions"][label]
+        assert [judged["right"], judged["of"]] == [int(number) for number in stated.groups()]
         words = {name: row["in words"] for name, row in effect[label]["against off"].items()}
         assert words["on (defaults)"] == "no difference shown"
         worse = words["on, all blocks, scale 3"] == "worse"
