@@ -12,6 +12,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     LucyEditPipeline,
     UniPCMultistepScheduler,
+    WanAnimate2Transformer3DModel,
     WanAnimatePipeline,
     WanAnimateTransformer3DModel,
     WanImageToVideoPipeline,
@@ -20,6 +21,7 @@ from diffusers import (
     WanVACETransformer3DModel,
     WanVideoToVideoPipeline,
 )
+from diffusers.models.transformers.transformer_wan_animate_2 import WanAnimate2KVCache
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel, UMT5Config
 from transformers import UMT5EncoderModel as UMT5
@@ -250,6 +252,61 @@ def wan_animate() -> WanAnimatePipeline:
     )
 
 
+def animate_2_transformer() -> WanAnimate2Transformer3DModel:
+    """With the attention masks of GRIDS, which the forward would compile for a minute."""
+    torch.manual_seed(0)
+    transformer = WanAnimate2Transformer3DModel(
+        text_len=8,
+        in_dim=12,
+        dim=24,
+        ffn_dim=32,
+        freq_dim=16,
+        text_dim=TEXT_WIDTH,
+        out_dim=4,
+        num_heads=2,
+        num_layers=3,
+        use_img_emb=False,
+    ).eval()
+    with torch.compiler.set_stance("force_eager"):
+        for frames, rows, columns in GRIDS:
+            mask = transformer.create_mask(frames, rows * columns, "cpu")
+            transformer.block_masks[frames, rows * columns] = mask
+    return transformer
+
+
+def animate_2_inputs(grid: Grid, batch: int, *, extract: bool = False) -> dict[str, Any]:
+    """A denoising step, or the pass that stores keys and values of the driving video.
+
+    In a denoising step latent frame 0 is the reference image, so there is one frame more.
+    """
+    frames, rows, columns = grid
+    cache = WanAnimate2KVCache(3)
+    if not extract:
+        for block, layer in enumerate(cache.layer_caches):
+            stored = noise(batch, 2, frames * rows * columns, 2, 12, seed=20 + block)
+            layer.store(*stored.unbind(1))
+    size = torch.tensor([grid] * batch)
+    shape = (frames + (not extract), rows, columns)
+    return {
+        "hidden_states": list(latents(shape, batch)),
+        "timestep": torch.full((batch,), 700.0),
+        "encoder_hidden_states": list(noise(batch, 7, TEXT_WIDTH, seed=1)),
+        "condition_latents": list(latents(shape, batch, 8, seed=3)),
+        "kv_cache": cache,
+        "kv_cache_mode": "extract" if extract else "cached",
+        "seq_len": shape[0] * rows * columns,
+        "offset_grid_sizes" if extract else "reference_grid_sizes": size,
+        "origin_len": 1 + 4 * (frames - 1),
+        "origin_area": [16 * rows, 16 * columns],
+    }
+
+
+def animate_2_perturb(inputs: dict[str, Any], frame: int, row: int, column: int) -> dict[str, Any]:
+    stacked = {"hidden_states": torch.stack(inputs["hidden_states"])}
+    changed = animate_perturb(stacked, frame, row, column)["hidden_states"]
+    return inputs | {"hidden_states": list(changed)}
+
+
 def chrono_edit_transformer() -> ChronoEditTransformer3DModel:
     torch.manual_seed(0)
     sizes = {"in_channels": 12, "rope_temporal_skip_len": 4}
@@ -417,6 +474,13 @@ TINIES: list[Tiny] = [
                 guided=GUIDED,
             ),
         ),
+    ),
+    Tiny(
+        name="wan animate 2",
+        transformer=animate_2_transformer,
+        inputs=animate_2_inputs,
+        perturb=animate_2_perturb,
+        grids=GRIDS,
     ),
     Tiny(
         name="chrono edit",
