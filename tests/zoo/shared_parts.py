@@ -103,3 +103,10 @@ def tiny_clip_text() -> CLIPTextModel:
 
 def clip_vision_config() -> CLIPVisionConfig:
     return CLIPVisionConfig(**VISION)
+
+
+def change_token(inputs: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """The inputs with one token of packed `hidden_states` (B, N, C) changed."""
+    latents = inputs["hidden_states"].clone()
+    latents[:, index] += 1.5
+    return {**inputs, "hidden_states": latents}
