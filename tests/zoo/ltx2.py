@@ -11,13 +11,18 @@ from diffusers import (
     AutoencoderKLLTX2Video,
     FlowMatchEulerDiscreteScheduler,
     LTX2ConditionPipeline,
+    LTX2DFRPipeline,
+    LTX2DFRTemporalRefinePipeline,
     LTX2HDRPipeline,
     LTX2ImageToVideoPipeline,
     LTX2InContextPipeline,
     LTX2Pipeline,
     LTX2VideoTransformer3DModel,
+    LTXEulerAncestralRFScheduler,
 )
 from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
+from diffusers.pipelines.ltx2.dfr_layout import epilogue_tiles
+from diffusers.pipelines.ltx2.latent_upsampler import LTX2LatentUpsamplerModel
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from diffusers.pipelines.ltx2.pipeline_ltx2_hdr_lora import LTX2HDRReferenceCondition
 from diffusers.pipelines.ltx2.pipeline_ltx2_ic_lora import LTX2ReferenceCondition
@@ -175,6 +180,28 @@ def _pipeline(cls: type, *, version: str = "2.0", **parts: Any) -> Any:
     )
 
 
+def _keyframe_slots() -> LTX2DFRPipeline:
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    return _pipeline(LTX2DFRPipeline, version="2.5", scheduler=scheduler)
+
+
+def _temporal_refine() -> LTX2DFRTemporalRefinePipeline:
+    torch.manual_seed(6)
+    upsampler = LTX2LatentUpsamplerModel(
+        in_channels=LATENTS,
+        mid_channels=32,
+        num_blocks_per_stage=1,
+        spatial_upsample=False,
+        temporal_upsample=True,
+    ).eval()
+    return _pipeline(
+        LTX2DFRTemporalRefinePipeline,
+        version="2.5",
+        scheduler=LTXEulerAncestralRFScheduler(eta=0.2),
+        temporal_latent_upsampler=upsampler,
+    )
+
+
 IMAGE = tiny_image(64, 128)
 CALL: dict[str, Any] = {
     "prompt": "a red circle moving right",
@@ -262,3 +289,38 @@ TINIES = [
         grids=GRIDS[1:2],
     ),
 ]
+
+
+def sigmas(steps: int) -> dict[str, list[float]]:
+    """What SIGMA_PIPELINES take where others take `num_inference_steps`."""
+    return {"sigmas": [1.0 - i / steps for i in range(steps)]}
+
+
+SIGMA_PIPELINES = (
+    TinyPipeline(
+        name="ltx2 dfr",
+        build=_keyframe_slots,
+        call=CALL | {"num_frames": 25, "conditions": CONDITIONS},
+        guided=(None, {}),
+    ),
+    TinyPipeline(
+        name="ltx2 dfr in tiles",
+        build=_keyframe_slots,
+        call=CALL | {"num_frames": 25, "video_tiles": epilogue_tiles((4, 2, 4), 1, [])},
+        guided=(None, {}),
+    ),
+    TinyPipeline(
+        name="ltx2 dfr temporal refine",
+        build=_temporal_refine,
+        call=CALL
+        | {
+            "num_frames": 49,
+            "latents": noise(1, LATENTS, 7, 2, 4),
+            "keyframes_latents": noise(1, LATENTS, 2, 2, 4, seed=1),
+            "keyframe_positions": [24, 48],
+            "audio_latents": noise(1, AUDIO["latent_channels"], 51, AUDIO["mel_bins"] // 4),
+        },
+        guided=(None, {}),
+        loops=2,
+    ),
+)
