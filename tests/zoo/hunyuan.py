@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
     ClassifierFreeGuidance,
     FlowMatchEulerDiscreteScheduler,
@@ -45,7 +44,9 @@ from tests.zoo.shared_parts import (
     clip_vision_config,
     fill_zeros,
     llama_config,
+    qwen_text_config,
     tiny_clip_text,
+    tiny_hunyuan_vae,
     tiny_image,
     tiny_llama,
 )
@@ -161,17 +162,6 @@ def _perturb_15(inputs: dict[str, Any], frame: int, row: int, column: int) -> di
     return change_patch(inputs, (1, 1, 1), frame, row, column)
 
 
-def _vae() -> AutoencoderKLHunyuanVideo:
-    torch.manual_seed(1)
-    return AutoencoderKLHunyuanVideo(
-        latent_channels=LATENTS,
-        block_out_channels=(4, 4, 4, 4),
-        layers_per_block=1,
-        norm_num_groups=2,
-        mid_block_add_attention=False,
-    ).eval()
-
-
 def _vae_15() -> AutoencoderKLHunyuanVideo15:
     torch.manual_seed(1)
     return AutoencoderKLHunyuanVideo15(
@@ -186,7 +176,7 @@ def _parts(transformer) -> dict[str, Any]:
         "tokenizer_2": tiny_tokenizer(),
         "text_encoder_2": tiny_clip_text(),
         "transformer": transformer,
-        "vae": _vae(),
+        "vae": tiny_hunyuan_vae(),
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=7.0),
     }
 
@@ -238,20 +228,7 @@ def _tokenizer_15() -> PreTrainedTokenizerFast:
 
 def _pipeline_15(*, image: bool = False):
     torch.manual_seed(8)
-    text_encoder = Qwen2_5_VLTextModel(
-        Qwen2_5_VLTextConfig(
-            **llama_config().to_diff_dict()
-            | {
-                "model_type": "qwen2_5_vl_text",
-                "num_key_value_heads": 2,
-                "rope_parameters": {
-                    "rope_type": "default",
-                    "rope_theta": 10000.0,
-                    "mrope_section": [2, 1, 1],
-                },
-            }
-        )
-    ).eval()
+    text_encoder = Qwen2_5_VLTextModel(Qwen2_5_VLTextConfig(**qwen_text_config())).eval()
     tokenizer_2 = ByT5Tokenizer()
     cls = HunyuanVideo15ImageToVideoPipeline if image else HunyuanVideo15Pipeline
     pipeline = cls(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKLHunyuanVideo
 from PIL import Image
 from torch import nn
 from transformers import (
@@ -83,6 +84,15 @@ def llama_config(**config: Any) -> LlamaConfig:
     return LlamaConfig(**sizes | config)
 
 
+def qwen_text_config() -> dict[str, Any]:
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+    return llama_config().to_diff_dict() | {
+        "model_type": "qwen2_5_vl_text",
+        "num_key_value_heads": 2,
+        "rope_parameters": rope,
+    }
+
+
 def tiny_clip_text() -> CLIPTextModel:
     torch.manual_seed(7)
     return CLIPTextModel(
@@ -110,3 +120,15 @@ def change_token(inputs: Mapping[str, Any], index: int) -> dict[str, Any]:
     latents = inputs["hidden_states"].clone()
     latents[:, index] += 1.5
     return {**inputs, "hidden_states": latents}
+
+
+def tiny_hunyuan_vae() -> AutoencoderKLHunyuanVideo:
+    """8 x 8 pixels and 4 frames a latent; latents with 4 channels."""
+    torch.manual_seed(1)
+    return AutoencoderKLHunyuanVideo(
+        latent_channels=4,
+        block_out_channels=(4, 4, 4, 4),
+        layers_per_block=1,
+        norm_num_groups=2,
+        mid_block_add_attention=False,
+    ).eval()
