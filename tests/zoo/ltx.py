@@ -259,6 +259,8 @@ TINIES = [
                     "cond_image": IMAGE,
                     "temporal_tile_size": 24,
                     "temporal_overlap": 8,
+                    "decode_horizontal_tiles": 1,
+                    "decode_vertical_tiles": 1,
                 },
                 guided=GUIDED,
                 loops=2,

@@ -144,7 +144,7 @@ def _vae() -> AutoencoderKLLTX2Video:
     return AutoencoderKLLTX2Video(
         latent_channels=LATENTS,
         block_out_channels=(4, 8, 8, 8),
-        decoder_block_out_channels=(4, 8, 8),
+        decoder_block_out_channels=(8, 16, 32),
         layers_per_block=(1, 1, 1, 1, 1),
         decoder_layers_per_block=(1, 1, 1, 1),
         spatial_compression_ratio=32,
