@@ -108,8 +108,8 @@ def cosmos_vae() -> AutoencoderKLCosmos:
     torch.manual_seed(4)
     return AutoencoderKLCosmos(
         latent_channels=LATENT_CHANNELS,
-        encoder_block_out_channels=(4, 4, 4),
-        decode_block_out_channels=(4, 4, 4),
+        encoder_block_out_channels=(4, 4, 4, 4),
+        decode_block_out_channels=(4, 4, 4, 4),
         attention_resolutions=(),
         resolution=64,
         num_layers=1,

@@ -14,6 +14,7 @@ from diffusers import (
     Cosmos3OmniTransformer,
     UniPCMultistepScheduler,
 )
+from diffusers.pipelines.cosmos.pipeline_cosmos3_omni import CosmosActionCondition
 
 from tests.tiny import WORDS, tiny_tokenizer, tiny_wan_vae
 from tests.zoo import Grid, Tiny, TinyPipeline, noise
@@ -24,7 +25,7 @@ LATENT_CHANNELS = 4
 PATCH = 2
 SOUND_TOKENS, SOUND_WIDTH = 6, 3
 ACTION_TOKENS, ACTION_WIDTH = 4, 10
-DOMAIN = 7  # the robot whose actions these are
+DOMAIN = 7  # of the robot "bridge_orig_lerobot"
 
 
 def cosmos3_transformer(*, omni: bool = False) -> Cosmos3OmniTransformer:
@@ -186,6 +187,22 @@ TINIES: list[Tiny] = [
                 name="cosmos 3 with sound",
                 build=partial(cosmos3_pipeline, omni=True),
                 call={**CALL, "enable_sound": True},
+                guided=GUIDED,
+            ),
+            TinyPipeline(
+                name="cosmos 3 with actions",
+                build=partial(cosmos3_pipeline, omni=True),
+                call={
+                    "prompt": PROMPT,
+                    "output_type": "latent",
+                    "action": CosmosActionCondition(
+                        mode="policy",
+                        chunk_size=4,
+                        domain_name="bridge_orig_lerobot",
+                        resolution_tier=256,
+                        image=FRAMES[0],
+                    ),
+                },
                 guided=GUIDED,
             ),
         ),
