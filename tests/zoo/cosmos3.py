@@ -160,6 +160,7 @@ TINIES: list[Tiny] = [
         inputs=inputs,
         perturb=perturb,
         grids=GRIDS,
+        batches=False,
         pipelines=(
             TinyPipeline(name="cosmos 3", build=cosmos3_pipeline, call=CALL, guided=GUIDED),
             TinyPipeline(
@@ -182,6 +183,7 @@ TINIES: list[Tiny] = [
         inputs=partial(inputs, omni=True),
         perturb=perturb,
         grids=GRIDS,
+        batches=False,
         pipelines=(
             TinyPipeline(
                 name="cosmos 3 with sound",

@@ -141,6 +141,12 @@ def _framepack_inputs(grid: Grid, batch: int) -> dict[str, Any]:
     }
 
 
+def _concat_inputs(grid: Grid, batch: int) -> dict[str, Any]:
+    """With the frame of the image, which is dropped from the video, before the video's."""
+    whole = (grid[0] + 1, *grid[1:])
+    return _inputs(whole, batch, channels=2 * LATENTS + 1, guidance=False)
+
+
 def _inputs_15(grid: Grid, batch: int, *, image: bool = False) -> dict[str, Any]:
     image_embeds = noise(batch, IMAGE_TOKENS, TEXT_WIDTH, seed=4)
     return {
@@ -303,9 +309,10 @@ TINIES = [
     Tiny(
         name="hunyuan video latent_concat",
         transformer=partial(_transformer, in_channels=2 * LATENTS + 1, condition="latent_concat"),
-        inputs=partial(_inputs, channels=2 * LATENTS + 1, guidance=False),
-        perturb=_perturb,
+        inputs=_concat_inputs,
+        perturb=lambda inputs, frame, row, column: _perturb(inputs, frame + 1, row, column),
         grids=GRIDS[1:2],
+        lead=1,
         pipelines=(
             _pipeline(
                 "hunyuan video i2v latent_concat",

@@ -453,6 +453,7 @@ TINIES: list[Tiny] = [
         inputs=animate_inputs,
         perturb=animate_perturb,
         grids=GRIDS,
+        lead=1,
         pipelines=(
             TinyPipeline(name="wan animate", build=wan_animate, call=ANIMATE, guided=GUIDED),
             TinyPipeline(
@@ -481,6 +482,7 @@ TINIES: list[Tiny] = [
         inputs=animate_2_inputs,
         perturb=animate_2_perturb,
         grids=GRIDS,
+        lead=1,
     ),
     Tiny(
         name="chrono edit",
