@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from stas.api import record as record
     from stas.api import steer as steer
     from stas.config import STASConfig as STASConfig
+    from stas.massive import MassiveActivations as MassiveActivations
+    from stas.massive import find_massive_activations as find_massive_activations
     from stas.models import ModelSpec as ModelSpec
     from stas.models import UnsupportedModelError as UnsupportedModelError
     from stas.models import register_model as register_model
@@ -28,12 +30,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ActivationStats": "stas.stats",
+    "MassiveActivations": "stas.massive",
     "ModelSpec": "stas.models",
     "RecordingHandle": "stas.api",
     "STASConfig": "stas.config",
     "SteeringHandle": "stas.api",
     "TokenGrid": "stas.tokens",
     "UnsupportedModelError": "stas.models",
+    "find_massive_activations": "stas.massive",
     "record": "stas.api",
     "register_model": "stas.models",
     "steer": "stas.api",
@@ -41,12 +45,14 @@ _HOMES = {
 
 __all__ = [
     "ActivationStats",
+    "MassiveActivations",
     "ModelSpec",
     "RecordingHandle",
     "STASConfig",
     "SteeringHandle",
     "TokenGrid",
     "UnsupportedModelError",
+    "find_massive_activations",
     "record",
     "register_model",
     "steer",
