@@ -388,7 +388,8 @@ def _follow(
 def _loaded_from(target: Any, transformer: nn.Module) -> str | None:
     """The hub id or folder of the pipeline, else of the transformer."""
     of_pipeline = None if isinstance(target, nn.Module) else getattr(target, "name_or_path", None)
-    return of_pipeline or getattr(_config_of(transformer), "_name_or_path", None)
+    name = of_pipeline or getattr(_config_of(transformer), "_name_or_path", None)
+    return str(name) if name else None
 
 
 def _config_of(transformer: nn.Module) -> Mapping[str, Any]:
