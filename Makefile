@@ -25,6 +25,7 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.steer_op --output benchmarks/results/steer_op.json
 	$(BIN)/python -m benchmarks.overhead --output benchmarks/results/overhead.json
+	$(BIN)/python -m benchmarks.record --output benchmarks/results/record.json
 
 pictures: $(INSTALLED)
 	$(BIN)/python -m docs.make_strip

@@ -1,4 +1,5 @@
-"""Shared settings: one torch thread a process, quiet diffusers, Hypothesis without deadlines."""
+"""Shared settings: one torch thread a process, quiet diffusers, Hypothesis without deadlines, and
+no profile that was measured on this machine."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import pytest
 import torch
 from diffusers.utils import logging
 from hypothesis import settings
@@ -15,3 +17,8 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 settings.register_profile("stas", deadline=None)  # timing has no place in tests
 settings.load_profile("stas")
+
+
+@pytest.fixture(autouse=True)
+def no_measured_profiles(monkeypatch, tmp_path):
+    monkeypatch.setenv("STAS_CACHE", str(tmp_path / "cache"))

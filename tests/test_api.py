@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel, WanPipeline
+from diffusers import PixArtTransformer2DModel, WanPipeline
 
 import stas
 from stas.profiles import FOLDER_PROFILE
@@ -351,12 +351,10 @@ def test_a_pipeline_without_a_schedule_is_refused():
 
 
 def test_unknown_models_say_what_is_supported_and_how_to_add_one():
-    flux = FluxTransformer2DModel(
-        num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2
-    )
-    message = r"FluxTransformer2DModel.*WanTransformer3DModel.*stas\.register_model.*single frame"
+    pixart = PixArtTransformer2DModel(num_layers=1, attention_head_dim=16, num_attention_heads=2)
+    message = r"PixArtTransformer2DModel.*WanTransformer3DModel.*stas\.register_model.*single frame"
     with pytest.raises(stas.UnsupportedModelError, match=message):
-        stas.steer(flux)
+        stas.steer(pixart)
     with pytest.raises(stas.UnsupportedModelError, match="Supported video transformers"):
         stas.steer("Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
     with pytest.raises(stas.UnsupportedModelError, match="Supported video transformers"):

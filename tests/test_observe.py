@@ -152,7 +152,7 @@ def test_a_bare_transformer_records_under_the_steps_it_is_told():
         recording.set_step(4, 7)
         transformer(*inputs)
     stats = recording.stats
-    assert stats.samples == {(3, "uncond"): 2, (4, "unknown"): 2}
+    assert stats.samples == {(3, "uncond"): 2, (4, "other"): 2}
     assert (stats.num_steps, stats.blocks) == (7, (0, 2))
 
 

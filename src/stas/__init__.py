@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from stas.api import record as record
     from stas.api import steer as steer
     from stas.config import STASConfig as STASConfig
+    from stas.massive import MassiveActivations as MassiveActivations
+    from stas.massive import find_massive_activations as find_massive_activations
     from stas.models import ModelSpec as ModelSpec
     from stas.models import UnsupportedModelError as UnsupportedModelError
     from stas.models import register_model as register_model
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ActivationStats": "stas.stats",
+    "MassiveActivations": "stas.massive",
     "ModelSpec": "stas.models",
     "RecordingHandle": "stas.api",
     "STASConfig": "stas.config",
@@ -36,6 +39,7 @@ _HOMES = {
     "TokenGrid": "stas.tokens",
     "UnsupportedModelError": "stas.models",
     "find_handle": "stas.api",
+    "find_massive_activations": "stas.massive",
     "record": "stas.api",
     "register_model": "stas.models",
     "steer": "stas.api",
@@ -43,6 +47,7 @@ _HOMES = {
 
 __all__ = [
     "ActivationStats",
+    "MassiveActivations",
     "ModelSpec",
     "RecordingHandle",
     "STASConfig",
@@ -50,6 +55,7 @@ __all__ = [
     "TokenGrid",
     "UnsupportedModelError",
     "find_handle",
+    "find_massive_activations",
     "record",
     "register_model",
     "steer",

@@ -9,7 +9,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from numbers import Integral
 from types import TracebackType
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import nn
@@ -243,7 +243,7 @@ def steer(target: Any, config: STASConfig | None = None, **overrides: Any) -> St
         {'transformer': (3,)}
     """
     config = _resolve_config(config, overrides)
-    transformers = _find_transformers(target)
+    transformers = _find_transformers(target, "steer")
     clock, listener = _follow(target, transformers, config.window)
     steerings = {
         name: _plan(target, name, transformer, spec, config, clock, listener)
@@ -280,7 +280,7 @@ def find_handle(target: Any) -> SteeringHandle | None:
         >>> find_handle(transformer) is None
         True
     """
-    for transformer, spec in _find_transformers(target).values():
+    for transformer, spec in _find_transformers(target, "steer").values():
         for block in spec.blocks(transformer):
             if is_hooked(block, TransformerSteering.hook_name):
                 registry: Any = block._diffusers_hook
@@ -375,7 +375,7 @@ def record(
     chosen = STASConfig(blocks=blocks, boundary=boundary)
     mapped = STASConfig(blocks=map_blocks) if map_blocks is not None else None
     dims = STASConfig(dims=tuple(map_dims)).dims if map_dims else ()
-    transformers = _find_transformers(target)
+    transformers = _find_transformers(target, "record")
     clock, listener = _follow(target, transformers, Window(0.0, 1.0))
     recordings = {}
     for name, (transformer, spec) in transformers.items():
@@ -435,14 +435,14 @@ def _follow(
             "stas.steer(pipe.transformer) and handle.set_step(i, n) in your loop."
         )
     clock = StepClock(window, waits=True)
-    modules = {name: transformer for name, (transformer, _) in transformers.items()}
-    return clock, LoopListener(target, clock, modules)
+    return clock, LoopListener(target, clock, transformers)
 
 
 def _loaded_from(target: Any, transformer: nn.Module) -> str | None:
     """The hub id or folder of the pipeline, else of the transformer."""
     of_pipeline = None if isinstance(target, nn.Module) else getattr(target, "name_or_path", None)
-    return of_pipeline or getattr(_config_of(transformer), "_name_or_path", None)
+    name = of_pipeline or getattr(_config_of(transformer), "_name_or_path", None)
+    return str(name) if name else None
 
 
 def _config_of(transformer: nn.Module) -> Mapping[str, Any]:
@@ -481,8 +481,10 @@ def _resolve_config(config: STASConfig | None, overrides: Mapping[str, Any]) -> 
     return replace(base, **overrides)
 
 
-def _find_transformers(target: Any) -> dict[str, tuple[nn.Module, ModelSpec]]:
-    """The steerable transformers of a target by component name, compiled ones unwrapped."""
+def _find_transformers(
+    target: Any, verb: Literal["steer", "record"]
+) -> dict[str, tuple[nn.Module, ModelSpec]]:
+    """The known transformers of a target by component name, compiled ones unwrapped."""
     if isinstance(target, type):
         raise TypeError(
             f"Expected a pipeline or a transformer, but got the class {target.__name__} itself: "
@@ -505,6 +507,11 @@ def _find_transformers(target: Any) -> dict[str, tuple[nn.Module, ModelSpec]]:
         # One transformer may sit in both expert slots.
         if spec is not None and all(module is not other for other, _ in found.values()):
             found[name] = module, spec
+    for module, spec in found.values():
+        for refused in (verb, type(target).__name__):
+            if refused in spec.refusals:
+                what = type(target if refused != verb else module).__name__
+                raise UnsupportedModelError(f"stas can't {verb} {what}: {spec.refusals[refused]}")
     if not found:
         seen = ", ".join(f"{name}: {type(module).__name__}" for name, module in modules.items())
         raise UnsupportedModelError(

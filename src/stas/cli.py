@@ -24,9 +24,11 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from stas import __version__
 from stas.checks import check_arguments, check_fps
@@ -36,6 +38,7 @@ from stas.manifest import Manifest
 if TYPE_CHECKING:
     from stas.api import SteeringHandle
     from stas.pipelines import PipelineOptions
+    from stas.stats import ActivationStats
 
 P = ParamSpec("P")
 console = Console(highlight=False, soft_wrap=True)
@@ -470,6 +473,47 @@ class _Maker:
                 notes.print(escape(line))
         self._said = lines
 
+    @property
+    def transformer(self) -> Any:
+        """The transformer, the first of two experts."""
+        return self.pipeline.transformer or self.pipeline.transformer_2
+
+    def profile_dims(self) -> tuple[int, ...]:
+        """The massive dimensions of the model's profile, none without a profile."""
+        from stas.profiles import find_profile
+
+        config, name = self.transformer.config, type(self.transformer).__name__
+        found = find_profile(getattr(self.pipeline, "name_or_path", None), name, config)
+        return found.dims if found else ()
+
+    def record(
+        self, prompts: list[str], arguments: dict[str, Any], path: Path, **options: Any
+    ) -> ActivationStats:
+        """Record videos with a bar of them and their steps."""
+        from stas.recorder import record_videos
+
+        columns = (
+            BarColumn(),
+            TextColumn("video {task.fields[video]} of {task.fields[videos]}"),
+            TextColumn("step {task.fields[step]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=notes) as progress:
+            task = progress.add_task("", total=None, video=1, videos=len(prompts), step=0)
+
+            def report(number: int, done: int, steps: int) -> None:
+                progress.update(
+                    task,
+                    total=len(prompts) * max(1, steps),
+                    completed=number * steps + done,
+                    video=number + 1,
+                    step=f"{done} of {steps}",
+                )
+
+            return record_videos(self.pipeline, prompts, arguments, path, report=report, **options)
+
     def check(self, arguments: dict[str, Any], steering: STASConfig | None) -> None:
         """Raise what is wrong with a request before anything is computed."""
         from stas.api import steer
@@ -763,6 +807,270 @@ def _check_places(places: Sequence[Path], *, force: bool) -> None:
         raise FileExistsError(
             f"{str(existing[0])!r} exists already{others}. Give another -o, or --force to "
             "overwrite."
+        )
+
+
+Model = Annotated[
+    str, typer.Option(help="The bundled model, a folder in diffusers' format, or a hub id.")
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
+DTypeName = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(
+        metavar="DTYPE",
+        help="auto, float32, bfloat16 or float16; auto is bfloat16 on an accelerator, else "
+        "float32.",
+    ),
+]
+OffloadName = Annotated[
+    Literal["none", "model", "sequential"],
+    typer.Option(help="What waits on the CPU to save memory."),
+]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(help="Text file of prompts, one a line; by default the list that ships."),
+]
+Frames = Annotated[int | None, typer.Option(help="Number of pixel frames.")]
+Size = Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Of the video, in pixels.")]
+Steps = Annotated[int | None, typer.Option(help="Denoising steps.")]
+Guidance = Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")]
+FirstSeed = Annotated[int, typer.Option(min=0, help="Seed of the first video.")]
+Count = Annotated[int, typer.Option("--count", "-n", min=1, help="How many videos.")]
+Boundary = Annotated[
+    float, typer.Option(help="Head and tail share of each latent frame that is boundary.")
+]
+Force = Annotated[bool, typer.Option("--force", metavar="", help="Overwrite what exists.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", metavar="", help="Go on with an output that was stopped.")
+]
+
+
+@app.command()
+@_stoppable
+def record(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The .safetensors file of the statistics.")
+    ],
+    prompts: Prompts = None,
+    count: Count = 10,
+    model: Model = "bundled",
+    revision: Revision = None,
+    device: Device = "auto",
+    dtype: DTypeName = "auto",
+    offload: OffloadName = "none",
+    blocks: Annotated[str, typer.Option(help="all, middle, or as in 0,3,-1.")] = "all",
+    boundary: Boundary = 0.08,
+    map_blocks: Annotated[
+        str, typer.Option(help="Blocks of which maps over the tokens are kept, or none.")
+    ] = "middle",
+    map_dims: Annotated[
+        str | None,
+        typer.Option(help="Dimensions of the maps; those of the model's profile by default."),
+    ] = None,
+    frames: Frames = None,
+    size: Size = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: FirstSeed = 0,
+    plots: Annotated[
+        bool,
+        typer.Option("--plots", metavar="", help="Draw pictures into a folder beside the output."),
+    ] = False,
+    resume: Resume = False,
+    force: Force = False,
+) -> None:
+    """Record statistics of the hidden states over many videos.
+
+    What is finished is saved after each video: Ctrl-C loses the video in work, and --resume goes
+    on. `stas plot` draws the file.
+    """
+    arguments = _call_options(frames, size, steps, guidance)
+    _check_stats_place(output, force=force, resume=resume)
+    numbers: dict[str, Any] = {"blocks": _blocks("--blocks", blocks), "boundary": boundary}
+    if map_blocks != "none":
+        numbers["map_blocks"] = _blocks("--map-blocks", map_blocks)
+    if map_dims is not None:
+        numbers["map_dims"] = _integers("--map-dims", map_dims)
+    chosen = _prompt_texts(prompts, model, count)
+    from stas.pipelines import PipelineOptions
+
+    maker = _Maker(
+        PipelineOptions(model=model, revision=revision, device=device, dtype=dtype, offload=offload)
+    )
+    if "map_blocks" in numbers and map_dims is None:
+        numbers["map_dims"] = maker.profile_dims()
+    stats = maker.record(chosen, arguments, output, seed=seed, resume=resume, **numbers)
+    console.print(f"{escape(str(output))}: {stats!r}")
+    _say_findings(stats)
+    if plots:
+        _draw({model: stats}, output.with_suffix(""))
+
+
+@app.command()
+@_stoppable
+def profile(
+    model: Model = "bundled",
+    prompts: Prompts = None,
+    count: Count = 100,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The .json file; by default in the cache, where steer finds it."
+        ),
+    ] = None,
+    revision: Revision = None,
+    device: Device = "auto",
+    dtype: DTypeName = "auto",
+    offload: OffloadName = "none",
+    frames: Frames = None,
+    size: Size = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: FirstSeed = 0,
+    resume: Resume = False,
+    force: Force = False,
+) -> None:
+    """Measure which dimensions of a model are massive, and write its profile.
+
+    From then on `steer` and `stas generate` use that profile for the model. The statistics lie
+    beside it.
+    """
+    arguments = _call_options(frames, size, steps, guidance)
+    with notes.status(LOADING):
+        from stas.pipelines import BUNDLED_MODEL, PipelineOptions
+        from stas.profiles import cached_profile
+        from stas.recorder import make_profile
+    options = PipelineOptions(
+        model=model, revision=revision, device=device, dtype=dtype, offload=offload
+    ).resolved()
+    name = str(BUNDLED_MODEL) if model == "bundled" else options.model
+    place = cached_profile(name) if output is None else output
+    if place.suffix != ".json":
+        raise ValueError(f"A profile is a .json file, but got {str(place)!r}.")
+    recorded = place.with_suffix(".safetensors")
+    if output is None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists() and not force:
+        raise FileExistsError(f"{place} exists already. Use --force to measure anew.")
+    _check_stats_place(recorded, force=force, resume=resume)
+    chosen = _prompt_texts(prompts, model, count)
+    maker = _Maker(options)
+    stats = maker.record(chosen, arguments, recorded, seed=seed, resume=resume)
+    _say_findings(stats)
+    made, found = make_profile(stats, maker.transformer, name)
+    if made is None:
+        raise ValueError(
+            f"No profile is written: no dimension reaches {found.threshold:g} times the mean "
+            f"magnitude. Strongest: {found.describe()}. The statistics are in {recorded}."
+        )
+    made.save(place)
+    console.print(f"{escape(str(place))}: {escape(made.describe())}")
+
+
+@app.command()
+@_stoppable
+def plot(
+    stats: Annotated[list[Path], typer.Argument(help="Files that stas record wrote.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder of the pictures.")
+    ] = Path("plots"),
+    dims: Annotated[
+        str | None, typer.Option(help="Dimensions to show; the massive ones by default.")
+    ] = None,
+    block: Annotated[
+        int | None, typer.Option(help="The block to show; the middle one by default.")
+    ] = None,
+) -> None:
+    """Draw recorded statistics: pictures, and their numbers as CSV."""
+    from stas.stats import ActivationStats
+
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"{output} is a file, but pictures go into a folder.")
+    if len({path.stem for path in stats}) < len(stats):
+        raise ValueError("Two of the files have the same name: the pictures would not tell which.")
+    loaded = {path.stem: ActivationStats.load(path) for path in stats}
+    chosen = None if dims is None else _integers("--dims", dims)
+    _draw(loaded, output, dims=chosen, block=block)
+
+
+def _draw(stats: Any, folder: Path, **options: Any) -> None:
+    with notes.status("Drawing"):
+        from stas.plots import plot
+
+        written = plot(stats, folder, **options)
+    for path in written:
+        console.print(escape(str(path)))
+
+
+def _blocks(option: str, text: str) -> Any:
+    return text if text in ("all", "middle") else _integers(option, text)
+
+
+def _call_options(
+    frames: int | None, size: str | None, steps: int | None, guidance: float | None
+) -> dict[str, Any]:
+    width, height = (None, None) if size is None else _size(size)
+    arguments = {
+        "num_frames": frames,
+        "width": width,
+        "height": height,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+    }
+    check_arguments(arguments)
+    return arguments
+
+
+def _prompt_texts(path: Path | None, model: str, count: int) -> list[str]:
+    """The first `count` prompts of a file, or of the list that ships for the model."""
+    with notes.status(LOADING):
+        from stas.recorder import prompt_list
+
+    listed = [prompt.text for prompt in _prompts(None, path or prompt_list(model))]
+    if len(listed) < count:
+        raise ValueError(
+            f"{count} videos were asked for, but there are {len(listed)} prompts"
+            + (f" in {path}." if path else ", the ones that ship. Give a file by --prompts.")
+        )
+    return listed[:count]
+
+
+def _check_stats_place(path: Path, *, force: bool, resume: bool) -> None:
+    if path.suffix != ".safetensors":
+        raise ValueError(f"Statistics are a .safetensors file, but got {str(path)!r}.")
+    if path.exists() and not (force or resume):
+        raise FileExistsError(
+            f"{path} exists already. Use --resume to go on with it, or --force to overwrite it."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _say_findings(stats: ActivationStats) -> None:
+    from stas.massive import find_massive_activations
+
+    found = find_massive_activations(stats)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    headings = ("dim", "ratio", "class", "blocks", "sign", "first", "boundary", "interior")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("class", "blocks") else "right")
+    for each in found.findings:
+        of = f"{len(each.blocks)} of {len(stats.blocks)}"
+        groups = (each.first_frame, each.boundary, each.interior)
+        values = (f"{value:.3g}" for value in groups)
+        table.add_row(
+            str(each.dim),
+            f"{each.ratio:.1f}",
+            each.dimension_class,
+            of,
+            f"{each.sign:+.2f}",
+            *values,
+        )
+    console.print(table)
+    if found.nonfinite:
+        notes.print(
+            f"[yellow]Warning:[/] {found.nonfinite} values belong to samples with a NaN or an "
+            "infinity and were left out."
         )
 
 

@@ -13,7 +13,7 @@ import inspect
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn, get_args
 
 import torch
 from diffusers.hooks.hooks import HookRegistry, ModelHook, StateManager
@@ -25,6 +25,8 @@ from stas.schedule import StepClock
 from stas.tokens import Axes, TokenGrid, VideoTokens
 
 Branch = Literal["cond", "uncond", "cond_uncond"]
+RowsBranch = Literal["cond", "uncond", "other"]
+_WHOLE_FORWARD: dict[str | None, RowsBranch] = {name: name for name in get_args(RowsBranch)}
 # From the innermost hook outwards: what is recorded is what steering left.
 HOOK_NAMES = ("stas", "stas_record")
 
@@ -116,21 +118,24 @@ class TransformerHooks(ABC):
             "the weights of the original. Call handle.remove() first, then copy the model."
         )
 
-    def branch_rows(self) -> tuple[tuple[Literal["cond", "uncond"], slice | None], ...]:
+    def branch_rows(self) -> tuple[tuple[RowsBranch, slice | None], ...]:
         """The branches in the present forward, each with its rows of the batch, None for all.
 
         Empty when nobody says which branch it is.
         """
         guided = None if self.listener is None else self.listener.guided
         stated = self.spec.contexts.get(self.branch or "", self.branch)
-        if stated == "cond" or (stated != "uncond" and guided is False):
-            return (("cond", None),)
-        if stated == "uncond":
-            return (("uncond", None),)
-        if self.spec.guidance == "batched" and (guided or stated == "cond_uncond"):
-            half = self.video.batch // 2
-            return (("uncond", slice(0, half)), ("cond", slice(half, 2 * half)))
-        if self.spec.guidance == "separate" and guided:
+        if stated in _WHOLE_FORWARD:
+            return ((_WHOLE_FORWARD[stated], None),)
+        if self.spec.guidance == "batched":
+            if guided is False:
+                return (("cond", None),)
+            if guided or stated == "cond_uncond":
+                half = self.video.batch // 2
+                return (("uncond", slice(0, half)), ("cond", slice(half, 2 * half)))
+        elif self.listener is not None and self.listener.is_own and self.clock.calls < 2:
+            # Every pipeline calls cond first; what it says of guidance is not always true
+            # (HunyuanVideo's and Flux's scales are distilled ones).
             return (("uncond" if self.clock.calls else "cond", None),)
         return ()
 
@@ -142,14 +147,18 @@ class TransformerHooks(ABC):
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.acting = False
-        if self.listener is not None:
-            self.listener.follow()
-        if not torch.compiler.is_compiling():
-            self._check_attached()
         inputs = dict(zip(self._parameters, args, strict=False)) | kwargs
         config: Mapping[str, Any] = self.transformer.config  # type: ignore[assignment]
-        self.video = self.spec.video_tokens(config, inputs)
-        self.acting = self.begin(inputs["hidden_states"].device)
+        seen = {} if self.listener is None else self.listener.seen
+        video = self.spec.video_tokens(config, inputs, seen)
+        if video is None:
+            return
+        if self.listener is not None:
+            self.listener.follow(self.branch)
+        if not torch.compiler.is_compiling():
+            self._check_attached()
+        self.video = video
+        self.acting = self.begin(_device_of(inputs))
         self.clock.calls += 1
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -164,6 +173,16 @@ class TransformerHooks(ABC):
                     "forward of before (as accelerate does when offloading is switched or "
                     "pipe.remove_all_hooks() is called). Call handle.remove() and steer again."
                 )
+
+
+def _device_of(value: Any) -> torch.device:
+    """The device of the first tensor among a forward's inputs."""
+    if isinstance(value, torch.Tensor):
+        return value.device
+    for part in value.values() if isinstance(value, Mapping) else value:
+        if isinstance(part, torch.Tensor) or (isinstance(part, list | tuple) and part):
+            return _device_of(part)
+    return torch.device("cpu")
 
 
 class _BranchReader(StateManager):  # type: ignore[misc]

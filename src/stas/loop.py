@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
+from stas.models import ModelSpec
 from stas.schedule import StepClock
 
 
@@ -15,43 +17,67 @@ class LoopListener:
     """Moves a StepClock along with a pipeline's scheduler, without asking any device.
 
     `set_timesteps` begins a loop and each `step` ends a step; a scheduler of order 2 calls `step`
-    twice per denoising step. That is the same on every scheduler, while `step_index` is missing
-    on some (CogVideoX's DDIM and DPM).
+    twice per denoising step, and Cosmos 1 calls it twice with one timestep. That is the same on
+    every scheduler, while `step_index` is missing on some (CogVideoX's DDIM and DPM). Where a
+    pipeline steps copies of its scheduler, the row names the method that begins a loop.
     """
 
     def __init__(
-        self, pipeline: Any, clock: StepClock, transformers: Mapping[str, nn.Module]
+        self,
+        pipeline: Any,
+        clock: StepClock,
+        transformers: Mapping[str, tuple[nn.Module, ModelSpec]],
     ) -> None:
         self.pipeline = pipeline
         self.clock = clock
-        self.transformers = transformers  # the steered ones, by component name
+        self.transformers = transformers  # the steered ones and their rows, by component name
         self.scheduler: Any = None
+        # What the pipeline's watched methods were given last, see `stas.models.Forward`.
+        self.seen: dict[str, dict[str, Any]] = {}
+        names = {cls.__name__ for cls in type(pipeline).__mro__}
+        specs = [spec for _, spec in transformers.values()]
+        self._watched = sorted(
+            {name for spec in specs for name in spec.watches if hasattr(pipeline, name)}
+        )
+        self._starter = next(
+            (spec.loop_starters[n] for spec in specs for n in spec.loop_starters if n in names), ""
+        )
+        self._counts_early = any(name in names for spec in specs for name in spec.counts_early)
         self._guided: bool | None = None
         self._calls = 0
+        self._timestep: Any = None
 
     def attach(self) -> None:
         self.scheduler = self.pipeline.scheduler
         _ObservedMethod.on(self.scheduler, "set_timesteps").listeners.append(self._restart)
         _ObservedMethod.on(self.scheduler, "step").listeners.append(self._advance)
+        for name in self._watched:
+            _ObservedMethod.on(self.pipeline, name).listeners.append(self._see)
 
     def detach(self) -> None:
         if self.scheduler is not None:
             _ObservedMethod.off(self.scheduler, "set_timesteps", self._restart)
             _ObservedMethod.off(self.scheduler, "step", self._advance)
+            for name in self._watched:
+                _ObservedMethod.off(self.pipeline, name, self._see)
             self.scheduler = None
+        self.seen = {}
         if self._is_stale():
             self.pipeline._num_timesteps = int(self.pipeline._num_timesteps)
 
-    def follow(self) -> None:
-        """To be called before each forward: users swap the scheduler between calls.
+    def follow(self, branch: str | None) -> None:
+        """To be called before each forward, with its branch if a cache context names one.
 
         Raises:
             RuntimeError: The steered pipeline is not in a denoising loop.
         """
-        if self.pipeline.scheduler is not self.scheduler:
+        if self.pipeline.scheduler is not self.scheduler:  # users swap it between calls
             self.detach()
             self.attach()
             self._restart()
+        if self._starter and branch == "cond" and self.clock.num_steps is not None:
+            self.clock.set(self._calls, self.clock.num_steps)
+            self._calls += 1
         if self.clock.outside:
             raise RuntimeError(
                 "The transformer is called outside the denoising loop of the steered "
@@ -61,12 +87,16 @@ class LoopListener:
             )
 
     @property
+    def is_own(self) -> bool:
+        """Whether the loop that runs is the pipeline's, and not one that a user wrote."""
+        # A pipeline that counts its steps has counted them by the first forward of its call.
+        counts = hasattr(type(self.pipeline), "num_timesteps") and not self._counts_early
+        return not counts or self._num_timesteps() is not None
+
+    @property
     def guided(self) -> bool | None:
         """Whether classifier-free guidance is on; None when the pipeline does not say."""
-        # A pipeline that counts its steps has counted them by the first forward of its call.
-        # When it has not, the loop is another's, and what it said of guidance is of an old call.
-        counts = hasattr(type(self.pipeline), "num_timesteps")
-        return None if counts and self._num_timesteps() is None else self._guided
+        return self._guided if self.is_own else None  # else it is of an old call
 
     def _is_stale(self) -> bool:
         return isinstance(getattr(self.pipeline, "_num_timesteps", None), _Stale)
@@ -80,21 +110,25 @@ class LoopListener:
     def _order(self) -> int:
         return int(getattr(self.scheduler, "order", 1))
 
-    def _restart(self) -> None:
-        for name, transformer in self.transformers.items():
+    def _restart(self, *_: object) -> None:
+        for name, (transformer, _spec) in self.transformers.items():
             present = getattr(self.pipeline, name, None)
             if getattr(present, "_orig_mod", present) is not transformer:
                 raise RuntimeError(
-                    f"{name} of the {type(self.pipeline).__name__} is another one than stas.steer "
+                    f"{name} of the {type(self.pipeline).__name__} is another one than stas "
                     "attached to, so it would not be steered. Call handle.remove() and steer again."
                 )
-        self._calls = 0
+        self._calls, self._timestep = 0, None
         self._guided = _guidance_is_on(self.pipeline)
         if (old := self._num_timesteps()) is not None:
             self.pipeline._num_timesteps = _Stale(old)
         self.clock.begin(max(1, -(-len(self.scheduler.timesteps) // self._order())))
 
-    def _advance(self) -> None:
+    def _advance(self, method: _ObservedMethod, arguments: dict[str, Any]) -> None:
+        timestep = arguments.get("timestep")
+        if timestep is not None and timestep is self._timestep:
+            return
+        self._timestep = timestep
         self._calls += 1
         length = self._num_timesteps()
         if length is None:
@@ -104,6 +138,12 @@ class LoopListener:
             length = len(self.scheduler.timesteps) - max(0, start)
         order = self._order()
         self.clock.set(self._calls // order, max(1, -(-length // order)))
+
+    def _see(self, method: _ObservedMethod, arguments: dict[str, Any]) -> None:
+        self.seen[method.name] = arguments
+        if method.name == self._starter:
+            self._calls = 0
+            self.clock.begin(len(arguments["return"][0]))
 
 
 class _Stale(int):
@@ -123,23 +163,28 @@ def _guidance_is_on(pipeline: Any) -> bool | None:
 
 
 class _ObservedMethod:
-    """A scheduler's method that tells its listeners after each call.
+    """A method of a scheduler or pipeline that tells its listeners after each call.
 
-    It lies in the instance's dictionary, keeps the method's signature (pipelines inspect it), and
-    a deep copy of the scheduler gets its own plain method back.
+    They are given the method and its arguments by name, what it returned as "return". It lies in
+    the instance's dictionary, keeps the method's signature (pipelines inspect it), and a deep
+    copy of the owner gets its own plain method back.
     """
 
     def __init__(self, owner: Any, name: str) -> None:
         self.owner, self.name = owner, name
-        self.listeners: list[Callable[[], None]] = []
+        self.listeners: list[Callable[[_ObservedMethod, dict[str, Any]], None]] = []
         self.method = getattr(owner, name)
+        self.signature = inspect.signature(self.method)
         self.replaced = name in owner.__dict__  # a method that somebody else had put there
         functools.update_wrapper(self, self.method)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         result = self.method(*args, **kwargs)
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(bound.arguments) | {"return": result}
         for listener in tuple(self.listeners):
-            listener()
+            listener(self, arguments)
         return result
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -154,7 +199,9 @@ class _ObservedMethod:
         return present
 
     @classmethod
-    def off(cls, owner: Any, name: str, listener: Callable[[], None]) -> None:
+    def off(
+        cls, owner: Any, name: str, listener: Callable[[_ObservedMethod, dict[str, Any]], None]
+    ) -> None:
         present = owner.__dict__.get(name)
         if isinstance(present, cls) and listener in present.listeners:
             present.listeners.remove(listener)

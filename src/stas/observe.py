@@ -66,7 +66,7 @@ class TransformerRecording(TransformerHooks):
         """Prepare for the samples of a forward."""
         num_steps = self.clock.num_steps or 1
         self._stats.check_steps(num_steps)
-        samples: list[RecordedBranch] = ["unknown"] * self.video.batch
+        samples: list[RecordedBranch] = ["other"] * self.video.batch
         for branch, rows in self.branch_rows():
             for sample in range(self.video.batch)[rows or slice(None)]:
                 samples[sample] = branch

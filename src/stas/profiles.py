@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from math import inf
 from pathlib import Path
 from typing import Any
 
 from stas.config import STASConfig
+from stas.files import whole_file
 from stas.massive import describe_ratios
 
 FORMAT = "stas.profile/1"
@@ -64,6 +66,12 @@ class Profile:
         strengths = describe_ratios(self.dims, self.ratios)
         return f"profile {self.model} ({self.source}): {strengths}"
 
+    def save(self, path: Path) -> None:
+        """Write the profile as JSON; the file appears whole or not at all."""
+        with whole_file(path) as temporary:
+            data = {"format": FORMAT} | asdict(self)
+            temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
     @classmethod
     def load(cls, path: Path) -> Profile:
         """Read a profile.
@@ -83,10 +91,25 @@ class Profile:
             raise ValueError(f"{path} is not a stas profile: {error}") from error
 
 
+def cache_folder() -> Path:
+    """Where profiles measured on this machine lie: $STAS_CACHE, else the user's cache folder."""
+    own = os.environ.get("STAS_CACHE")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stas"
+    return (Path(own) if own else cache) / "profiles"
+
+
+def cached_profile(model: str) -> Path:
+    """The file of a measured profile in the cache folder, for a hub id or a model's folder."""
+    if Path(model).is_dir():
+        model = str(Path(model).resolve())
+    safe = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in model)
+    return cache_folder() / f"{safe}.json"
+
+
 def find_profile(
     name_or_path: str | None, transformer: str, config: Mapping[str, Any]
 ) -> Profile | None:
-    """The profile for a checkpoint: the one in its folder, else the shipped one for its hub id.
+    """The profile for a checkpoint: one measured here, in its folder, or shipped for its hub id.
 
     Args:
         name_or_path: What the model was loaded from, a hub id or a folder; None when unknown.
@@ -99,16 +122,18 @@ def find_profile(
     if not name_or_path:
         return None
     folder = Path(name_or_path)
-    candidates: Iterator[Profile]
+    candidates = _measured(name_or_path)
     if folder.is_dir():
         # A transformer loaded by itself names its subfolder; the profile lies beside it.
         places = (folder / FOLDER_PROFILE, folder.parent / FOLDER_PROFILE)
-        candidates = (Profile.load(place) for place in places if place.is_file())
+        candidates += [Profile.load(place) for place in places if place.is_file()]
     else:
         shipped = Path(str(files("stas") / "profiles"))
-        candidates = (
-            profile
-            for profile in map(Profile.load, sorted(shipped.glob("*.json")))
-            if profile.model == name_or_path
-        )
+        every = map(Profile.load, sorted(shipped.glob("*.json")))
+        candidates += [profile for profile in every if profile.model == name_or_path]
     return next((p for p in candidates if p.fits(transformer, config)), None)
+
+
+def _measured(name_or_path: str) -> list[Profile]:
+    path = cached_profile(name_or_path)
+    return [Profile.load(path)] if path.is_file() else []

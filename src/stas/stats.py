@@ -18,7 +18,7 @@ from stas.steering import has_triton
 from stas.tokens import REGIONS, Region, TokenGrid
 
 FORMAT = "stas.stats/1"
-RecordedBranch = Literal["cond", "uncond", "unknown"]
+RecordedBranch = Literal["cond", "uncond", "other"]
 RECORDED_BRANCHES: tuple[RecordedBranch, ...] = get_args(RecordedBranch)
 SURFACE_BINS = 256  # at most so many groups of neighbouring tokens
 

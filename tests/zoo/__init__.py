@@ -5,6 +5,7 @@ Each family module has a list `TINIES`; the tests run over all of them (`tests.z
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,8 @@ class Tiny:
             that one visual token of the video changed, and nothing else.
         grids: Several grids of the video's tokens, one with a single frame if the class can.
         pipelines: Ways to run it in a real pipeline.
+        lead: Latent frames that the inputs have before the video's first.
+        batches: Whether it takes more than one sample.
     """
 
     name: str
@@ -36,6 +39,8 @@ class Tiny:
     perturb: Callable[[dict[str, Any], int, int, int], dict[str, Any]]
     grids: tuple[Grid, ...]
     pipelines: tuple[TinyPipeline, ...] = ()
+    lead: int = 0
+    batches: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,3 +73,32 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
         for row in range(shape[0])
     ]
     return torch.stack(rows)
+
+
+FAMILIES = (
+    "allegro",
+    "anyflow",
+    "cogvideox",
+    "cosmos",
+    "cosmos3",
+    "easyanimate",
+    "helios",
+    "hunyuan",
+    "images",
+    "kandinsky",
+    "latte",
+    "ltx",
+    "ltx2",
+    "minimax",
+    "mochi",
+    "motif",
+    "sana",
+    "skyreels",
+    "wan",
+)
+
+
+def all_tinies() -> dict[str, Tiny]:
+    """All tiny models by name."""
+    modules = [importlib.import_module(f"tests.zoo.{family}") for family in FAMILIES]
+    return {tiny.name: tiny for module in modules for tiny in module.TINIES}
