@@ -193,7 +193,7 @@ class ModelSpec:
         if callable(self.lead_frames):
             text += ", without latent frames before the video"
         elif self.lead_frames:
-            text += f", without the first {self.lead_frames} latent frame"
+            text += f", without {self.lead_frames} latent frame before the video"
         if callable(self.trail_frames) or self.trail_frames:
             text += ", without latent frames after the video"
         if self.tile is not None:
