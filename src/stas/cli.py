@@ -5,6 +5,7 @@ torch and diffusers are imported inside the commands, so that `stas --help` answ
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -106,20 +107,31 @@ def _options(
 
 
 @app.command()
-def models() -> None:
-    """List the transformers that can be steered."""
+def models(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The same as JSON, for programs.")
+    ] = False,
+) -> None:
+    """List the transformers that can be steered, and the limits of each."""
     from stas.models import MODELS
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("transformer", "pipelines", "note"):
-        table.add_column(heading, overflow="fold")
-    for spec in MODELS.values():
-        table.add_row(spec.transformer, "\n".join(spec.pipelines), spec.note)
-    # Piped into another program a name must not be cut in two.
-    (console if console.is_terminal else Console(width=200)).print(table)
+    rows = [spec.facts() for spec in MODELS.values()]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_lines=True)
+    # A name must not be cut in two, so class and pipelines share the column that never wraps.
+    table.add_column("transformer, pipelines", no_wrap=True)
+    table.add_column("verified; limits")
+    for row in rows:
+        names = [f"[bold]{row['transformer']}[/]", *(f" {name}" for name in row["pipelines"])]
+        facts = [", ".join(row["verified"]) or "nothing", *row["limits"]]
+        table.add_row("\n".join(names), escape("\n".join(facts)))
+    Console(highlight=False).print(table)
     console.print(
-        f"{len(MODELS)} transformer classes. --model takes any checkpoint of these pipelines, as a "
-        "folder or a hub id. To add a class: stas.register_model."
+        f"{len(rows)} transformer classes. --model takes any checkpoint of these pipelines, as a "
+        "folder or a hub id. Verified is what the tests run: the class, a pipeline, with caches, "
+        "compiled. To add a class: stas.register_model."
     )
 
 
