@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 JOBS ?= auto
 
-.PHONY: demo test lint format bench pictures
+.PHONY: demo test lint format bench pictures docs
 
 demo: $(INSTALLED)
 	$(BIN)/stas generate "a red circle moving right on a blue background" -o outputs/demo.mp4 --force
@@ -29,6 +29,9 @@ bench: $(INSTALLED)
 
 pictures: $(INSTALLED)
 	$(BIN)/python -m docs.make_strip
+
+docs: $(INSTALLED)
+	$(BIN)/python -m docs.make_models
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Setting up .venv: a minute or more, most of it for torch."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stas.checks import check_arguments, check_fps
+from stas.checks import FRAMES, check_arguments, check_fps
 
 
 @pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf"), True, "8", None])
@@ -13,8 +13,8 @@ def test_what_is_no_frame_rate_is_refused(fps):
         check_fps(fps)
 
 
-@pytest.mark.parametrize("key", ["height", "width", "num_frames", "num_inference_steps"])
-@pytest.mark.parametrize("value", [0, -5, 1.5, "9"])
+@pytest.mark.parametrize("key", ["height", "width", *FRAMES, "num_inference_steps"])
+@pytest.mark.parametrize("value", [0, -5, 1.5, "9", True])
 def test_counts_are_integers_above_0(key, value):
     message = f"{key} must be an integer, at least 1, but got {value!r}"
     with pytest.raises(ValueError, match=message):

@@ -401,7 +401,7 @@ def record(
                 "config": _fingerprint(_config_of(transformer)),
                 "torch": torch.__version__,
                 "diffusers": version("diffusers"),
-                "dtype": str(transformer.dtype),
+                "dtype": str(_dtype_of(transformer)),
             }
             | dict(metadata or {}),
         )
@@ -448,6 +448,12 @@ def _loaded_from(target: Any, transformer: nn.Module) -> str | None:
 def _config_of(transformer: nn.Module) -> Mapping[str, Any]:
     config: Mapping[str, Any] = transformer.config  # type: ignore[assignment]
     return config
+
+
+def _dtype_of(transformer: nn.Module) -> torch.dtype | None:
+    """diffusers' models say their dtype, others have that of their first parameter."""
+    first = next((parameter.dtype for parameter in transformer.parameters()), None)
+    return getattr(transformer, "dtype", first)
 
 
 def _refuse_a_second(name: str, spec: ModelSpec, blocks: list[nn.Module], hook_name: str) -> None:

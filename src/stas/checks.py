@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from math import inf, isfinite
 from typing import Any
 
+FRAMES = ("num_frames", "frames", "video_length")  # what pipelines call the number of pixel frames
+
 
 def check_fps(fps: object) -> None:
     """Raise ValueError unless `fps` is a finite number above 0.
@@ -30,9 +32,11 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     Example:
         >>> check_arguments({"num_frames": 17, "width": None})
     """
-    for key in ("height", "width", "num_frames", "num_inference_steps"):
-        value = arguments.get(key)
-        if value is not None and (not isinstance(value, int) or value < 1):
+    for key in ("height", "width", *FRAMES, "num_inference_steps"):
+        value = arguments.get(key, 1)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{key} must be an integer, at least 1, but got {value!r}.")
     for key, value in arguments.items():
         if isinstance(value, float) and not isfinite(value):

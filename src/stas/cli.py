@@ -6,6 +6,7 @@ after all that can be checked without them.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -20,7 +21,6 @@ from functools import wraps
 from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 import typer
@@ -121,33 +121,33 @@ def _options(
 
 
 @app.command()
-def models() -> None:
-    """List the transformers that can be steered."""
+def models(
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="The same as JSON, for programs.")
+    ] = False,
+) -> None:
+    """List the transformers that can be steered, and the limits of each."""
     from stas.models import MODELS
 
-    for spec in MODELS.values():
-        console.print(f"[bold]{escape(spec.transformer)}[/]")
-        for text in (spec.note, ", ".join(spec.pipelines)):
-            _print_wrapped(text, indent="  ")
-    console.print()
-    _print_wrapped(
-        f"{len(MODELS)} transformer classes. --model takes any checkpoint of these pipelines, as a "
-        "folder or a hub id. To add a class: stas.register_model."
+    rows = [spec.facts() for spec in MODELS.values()]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_lines=True)
+    # A name must not be cut in two, so class and pipelines share the column that never wraps.
+    table.add_column("transformer, pipelines", no_wrap=True)
+    table.add_column("verified; limits")
+    for row in rows:
+        names = [f"[bold]{row['transformer']}[/]", *(f" {name}" for name in row["pipelines"])]
+        facts = [", ".join(row["verified"]) or "nothing", *row["limits"]]
+        table.add_row("\n".join(names), escape("\n".join(facts)))
+    whole_words = Console(highlight=False)
+    whole_words.print(table)
+    whole_words.print(
+        f"{len(rows)} transformer classes. --model takes any checkpoint of these pipelines, as a "
+        "folder or a hub id. Verified is what the tests run: the class, a pipeline, with caches, "
+        "compiled. To add a class: stas.register_model."
     )
-
-
-def _print_wrapped(text: str, indent: str = "") -> None:
-    """Print in lines that fit, none of which cuts a name in two."""
-    lines = wrap(
-        text,
-        min(console.width, 100),
-        initial_indent=indent,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    for line in lines:
-        console.print(escape(line))
 
 
 MOST_SEEDS = 100_000

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -13,6 +13,9 @@ from torch import nn
 from stas.tokens import Axes, Place, TokenGrid, VideoTokens
 
 Verified = Literal["class", "pipeline", "caches", "compiled"]
+Latents = Literal["BCFHW", "BFCHW", "BFHWC", "list CFHW", "packed"]
+Guidance = Literal["separate", "batched"]
+ContextMeaning = Literal["cond", "uncond", "other"]
 
 
 class UnsupportedModelError(ValueError):
@@ -41,7 +44,7 @@ class ModelSpec:
 
     Args:
         transformer: Name of the transformer class.
-        pipelines: Names of the pipeline classes that run it.
+        pipelines: Names of the pipeline classes that run it, with those that are refused.
         stacks: Attributes that hold the blocks, in forward order.
         interleaved: Whether the stacks take turns, block by block.
         video_output: Position of the visual tokens in a block's output tuple; None when the
@@ -73,6 +76,11 @@ class ModelSpec:
             temporal compression.
         causal: Whether the VAE encodes the first pixel frame alone; else it makes frame_step * n.
         float32: Pipeline components that diffusers says to keep in float32.
+        tiled_vae: Whether the VAE decodes only with `enable_tiling`.
+        chunked: Pipelines that decode the video part by part, so that no one FrameMap holds for
+            all of it.
+        needs: What a pipeline needs beside a prompt, by its name, where its signature does not
+            say so.
         refusals: What can't be done and why, by "steer", "record" or the name of a pipeline.
         verified: What the tests run: the real class with random weights, a real pipeline, with
             diffusers' caches, compiled.
@@ -89,7 +97,7 @@ class ModelSpec:
     interleaved: bool = False
     video_output: int | None = None
     axes: Mapping[str, Axes] = field(default_factory=dict)
-    latents: Literal["BCFHW", "BFCHW", "BFHWC", "list CFHW", "packed"] = "BCFHW"
+    latents: Latents = "BCFHW"
     grid: Callable[[Forward], tuple[int, TokenGrid]] | None = None
     place: Place = "all"
     lead_frames: int | Callable[[Forward], int] = 0
@@ -99,13 +107,16 @@ class ModelSpec:
     watches: tuple[str, ...] = ()
     loop_starters: Mapping[str, str] = field(default_factory=dict)
     counts_early: tuple[str, ...] = ()
-    guidance: Literal["separate", "batched"] = "separate"
-    contexts: Mapping[str, Literal["cond", "uncond", "other"]] = field(default_factory=dict)
+    guidance: Guidance = "separate"
+    contexts: Mapping[str, ContextMeaning] = field(default_factory=dict)
     width: tuple[str, ...] = ("num_attention_heads", "attention_head_dim")
-    fps: int = 16
+    fps: float = 16
     frame_step: int | None = None
     causal: bool = True
     float32: tuple[str, ...] = ()
+    tiled_vae: bool = False
+    chunked: tuple[str, ...] = ()
+    needs: Mapping[str, str] = field(default_factory=dict)
     refusals: Mapping[str, str] = field(default_factory=dict)
     verified: tuple[Verified, ...] = ()
     note: str = ""
@@ -119,6 +130,12 @@ class ModelSpec:
         return [self.axes.get(stack, "BND") for stack, _ in self._ordered(transformer)]
 
     def _ordered(self, transformer: nn.Module) -> list[tuple[str, nn.Module]]:
+        for stack in self.stacks:
+            if not hasattr(transformer, stack):
+                raise UnsupportedModelError(
+                    f"{type(transformer).__name__} has no {stack!r}, where the row of "
+                    f"{self.transformer} says that its blocks are."
+                )
         stacks = [
             [(stack, block) for block in getattr(transformer, stack)] for stack in self.stacks
         ]
@@ -128,15 +145,62 @@ class ModelSpec:
 
     def feature_width(self, config: Mapping[str, Any]) -> int:
         """D, the width of the hidden states at a block's output."""
-        return math.prod(int(config[name]) for name in self.width)
+        return math.prod(int(self._read(config, name, "width")) for name in self.width)
 
     def patch(self, config: Mapping[str, Any]) -> tuple[int, int, int]:
         """How many latent frames, rows and columns make one token."""
-        size = config["patch_size"]
+        name = "latent_patch_size" if "latent_patch_size" in config else "patch_size"
+        size = self._read(config, name, "grid")
         if isinstance(size, int):
             return config.get("patch_size_t") or 1, size, size
         frames, rows, columns = size
         return frames, rows, columns
+
+    def _read(self, config: Mapping[str, Any], name: str, argument: str) -> Any:
+        if name not in config:
+            raise UnsupportedModelError(
+                f"The config of {self.transformer} has no {name!r}: say in the {argument} of its "
+                "row (stas.ModelSpec) how to do without."
+            )
+        return config[name]
+
+    def facts(self) -> dict[str, Any]:
+        """What the row says, as plain data for tables and JSON.
+
+        Example:
+            >>> MODELS["MochiTransformer3DModel"].facts()["tokens"]
+            'all of output 0'
+        """
+        limits = [self.note] if self.note else []
+        limits += [f"{name}: {reason}" for name, reason in self.refusals.items()]
+        return {
+            "transformer": self.transformer,
+            "pipelines": list(self.pipelines),
+            "verified": list(self.verified),
+            "guidance": self.guidance,
+            "tokens": self._tokens_text(),
+            "fps": self.fps,
+            "needs": dict(self.needs),
+            "limits": limits,
+        }
+
+    def _tokens_text(self) -> str:
+        if "record" in self.refusals:
+            return "not known"
+        text = {"all": "all", "head": "the first", "tail": "the last"}[self.place]
+        if self.video_output is not None:
+            text += f" of output {self.video_output}"
+        if callable(self.lead_frames):
+            text += ", without latent frames before the video"
+        elif self.lead_frames:
+            text += f", without {self.lead_frames} latent frame before the video"
+        if callable(self.trail_frames) or self.trail_frames:
+            text += ", without latent frames after the video"
+        if self.tile is not None:
+            text += ", in tiles"
+        if folded := [axes for axes in self.axes.values() if axes != "BND"]:
+            text += f", as {' and '.join(folded)}"
+        return text
 
     def video_tokens(
         self,
@@ -294,6 +358,7 @@ MODELS: dict[str, ModelSpec] = {
                 "LucyEditPipeline",
             ),
             **_WAN_FAMILY,
+            needs={"WanVideoToVideoPipeline": "video"},
             verified=("class", "pipeline", "caches", "compiled"),
             note="Wan2.1 and Wan2.2; both experts of Wan2.2 A14B share one schedule",
         ),
@@ -312,6 +377,7 @@ MODELS: dict[str, ModelSpec] = {
             **_WAN_FAMILY,
             lead_frames=1,
             fps=30,
+            chunked=("WanAnimatePipeline",),
             verified=("class", "pipeline"),
             note="the reference image's frame is not steered; each segment is a loop",
         ),
@@ -352,6 +418,7 @@ MODELS: dict[str, ModelSpec] = {
                 "SkyReelsV2DiffusionForcingVideoToVideoPipeline": "generate_timestep_matrix",
             },
             fps=24,
+            chunked=("SkyReelsV2DiffusionForcingVideoToVideoPipeline",),  # behind the given video
             verified=("class", "pipeline"),
             note="diffusion forcing only with ar_step=0; each window is a loop",
         ),
@@ -361,6 +428,7 @@ MODELS: dict[str, ModelSpec] = {
             **_WAN_FAMILY,
             place="tail",
             fps=24,
+            chunked=("HeliosPipeline", "HeliosPyramidPipeline"),
             verified=("class", "pipeline"),
             note="each chunk, and each stage of a pyramid, is a loop with its own first frame",
         ),
@@ -416,6 +484,10 @@ MODELS: dict[str, ModelSpec] = {
             guidance="batched",
             fps=8,
             frame_step=8,  # an even number of latent frames decodes to 4 * n pixel frames
+            needs={
+                "CogVideoXVideoToVideoPipeline": "video",
+                "CogVideoXFunControlPipeline": "control_video",
+            },
             verified=("class", "pipeline", "caches", "compiled"),
             note="1.0 and 1.5",
         ),
@@ -453,6 +525,7 @@ MODELS: dict[str, ModelSpec] = {
             video_output=0,
             place="tail",
             fps=30,
+            chunked=("HunyuanVideoFramepackPipeline",),
             verified=("class", "pipeline"),
             note="each section is a loop with a first frame of its own; history is not steered",
         ),
@@ -486,13 +559,19 @@ MODELS: dict[str, ModelSpec] = {
         ),
         ModelSpec(
             transformer="LTXVideoTransformer3DModel",
-            pipelines=("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline"),
+            pipelines=(
+                "LTXPipeline",
+                "LTXImageToVideoPipeline",
+                "LTXConditionPipeline",
+                "LTXI2VLongMultiPromptPipeline",
+            ),
             stacks=("transformer_blocks",),
             latents="packed",
             grid=_ltx_grid,
             place="tail",
             guidance="batched",
             fps=24,
+            needs={"LTXImageToVideoPipeline": "image"},
             refusals={
                 "LTXI2VLongMultiPromptPipeline": "it tells the transformer no grid of tokens, and "
                 "adds tokens of other windows behind the video's."
@@ -508,6 +587,8 @@ MODELS: dict[str, ModelSpec] = {
                 "LTX2ConditionPipeline",
                 "LTX2InContextPipeline",
                 "LTX2HDRPipeline",
+                "LTX2DFRPipeline",
+                "LTX2DFRTemporalRefinePipeline",
             ),
             stacks=("transformer_blocks",),
             video_output=0,
@@ -516,6 +597,7 @@ MODELS: dict[str, ModelSpec] = {
             guidance="batched",
             contexts={"uncond_stg": "other", "uncond_modality": "other"},
             fps=24,
+            needs={"LTX2ImageToVideoPipeline": "image"},
             refusals=dict.fromkeys(
                 ("LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline"),
                 "it runs the transformer on crops of the frames and tells it no grid of tokens.",
@@ -531,6 +613,7 @@ MODELS: dict[str, ModelSpec] = {
             fps=15,
             causal=False,
             float32=("vae",),
+            tiled_vae=True,
             verified=("class", "pipeline"),
         ),
         ModelSpec(
@@ -567,6 +650,11 @@ MODELS: dict[str, ModelSpec] = {
                 "Cosmos2_5_TransferPipeline",
             ),
             stacks=("transformer_blocks",),
+            chunked=("Cosmos2_5_TransferPipeline",),
+            needs={
+                "CosmosVideoToWorldPipeline": "image or video",
+                "Cosmos2VideoToWorldPipeline": "image or video",
+            },
             verified=("class", "pipeline"),
             note="given frames are the video's own first ones; its pipelines need torchvision for "
             "padding masks",
@@ -594,8 +682,8 @@ MODELS: dict[str, ModelSpec] = {
             ),
             width=("model_dim",),
             fps=24,
-            verified=("class", "pipeline", "caches"),
-            note="dense and in tiles (NABLA)",
+            verified=("class", "pipeline"),
+            note="dense and in tiles (NABLA); diffusers' FirstBlockCache fails on it by itself",
         ),
         ModelSpec(
             transformer="Kandinsky6Transformer3DModel",
@@ -681,7 +769,8 @@ def register_model(spec: ModelSpec) -> None:
         spec: The row; its `transformer` is the class's name.
 
     Raises:
-        ValueError: A row for that class exists.
+        TypeError: Not a ModelSpec, or a field of another type than the row needs.
+        ValueError: A row for that class exists, or a field says what no row can say.
 
     Example:
         >>> register_model(ModelSpec(
@@ -689,12 +778,86 @@ def register_model(spec: ModelSpec) -> None:
         ... ))
         >>> del MODELS["MyVideoTransformer"]
     """
+    if not isinstance(spec, ModelSpec):
+        raise TypeError(f"register_model expects a stas.ModelSpec, but got {spec!r}.")
+    check_spec(spec)
     if spec.transformer in MODELS:
         raise ValueError(
             f"{spec.transformer} is registered already. To replace its row, delete "
             f"stas.models.MODELS[{spec.transformer!r}] first."
         )
     MODELS[spec.transformer] = spec
+
+
+def check_spec(spec: ModelSpec) -> None:
+    """Raise what is wrong with a row, by field.
+
+    Raises:
+        TypeError: A field of another type than the row needs.
+        ValueError: A field says what no row can say.
+    """
+    for name, wanted, text in _FIELD_TYPES:
+        value = getattr(spec, name)
+        if isinstance(value, bool) and bool not in wanted:
+            raise TypeError(f"{name} must be {text}, but got {value!r}.")
+        if not isinstance(value, wanted):
+            raise TypeError(f"{name} must be {text}, but got {value!r}.")
+    for name in _NAMES:
+        for entry in getattr(spec, name):
+            if not isinstance(entry, str):
+                raise TypeError(f"{name} must hold names, but got {entry!r}.")
+    for name in _FUNCTIONS:
+        value = getattr(spec, name)
+        if value is not None and not callable(value):
+            raise TypeError(f"{name} must be a function of the forward, but got {value!r}.")
+    for name in ("lead_frames", "trail_frames"):
+        value = getattr(spec, name)
+        if not callable(value) and (isinstance(value, bool) or not isinstance(value, int)):
+            raise TypeError(f"{name} must be an integer or a function, but got {value!r}.")
+        if isinstance(value, int) and value < 0:
+            raise ValueError(f"{name} must be at least 0, but got {value}.")
+    for name in ("transformer", "stacks", "width"):
+        if not getattr(spec, name):
+            raise ValueError(f"{name} must not be empty.")
+    if spec.video_output is not None and spec.video_output < 0:
+        raise ValueError(f"video_output must be at least 0, but got {spec.video_output}.")
+    if not 0 < spec.fps < math.inf:
+        raise ValueError(f"fps must be a finite number above 0, but got {spec.fps}.")
+    if spec.frame_step is not None and spec.frame_step < 1:
+        raise ValueError(f"frame_step must be at least 1, but got {spec.frame_step}.")
+    _check_known("latents", [spec.latents], get_args(Latents))
+    _check_known("place", [spec.place], get_args(Place))
+    _check_known("guidance", [spec.guidance], get_args(Guidance))
+    _check_known("verified", spec.verified, get_args(Verified))
+    _check_known("axes", spec.axes.values(), get_args(Axes))
+    _check_known("the keys of axes", spec.axes, spec.stacks)
+    _check_known("contexts", spec.contexts.values(), get_args(ContextMeaning))
+    _check_known("the keys of refusals", spec.refusals, ("steer", "record", *spec.pipelines))
+    for name in ("needs", "loop_starters"):
+        _check_known(f"the keys of {name}", getattr(spec, name), spec.pipelines)
+    for name in ("chunked", "counts_early"):
+        _check_known(name, getattr(spec, name), spec.pipelines)
+
+
+def _check_known(name: str, values: Iterable[object], known: Sequence[str]) -> None:
+    for value in values:
+        if value not in known:
+            raise ValueError(f"{name}: expected one of {', '.join(known)}, but got {value!r}.")
+
+
+_NAMES = ("pipelines", "stacks", "watches", "counts_early", "width", "float32", "chunked")
+_FUNCTIONS = ("grid", "tile", "idle")
+_MAPPINGS = ("axes", "loop_starters", "contexts", "needs", "refusals")
+_FIELD_TYPES: tuple[tuple[str, tuple[type, ...], str], ...] = (
+    ("transformer", (str,), "the name of a class"),
+    *((name, (tuple,), "a tuple of names") for name in (*_NAMES, "verified")),
+    *((name, (Mapping,), "a mapping") for name in _MAPPINGS),
+    *((name, (bool,), "True or False") for name in ("interleaved", "causal", "tiled_vae")),
+    ("video_output", (int, type(None)), "an integer or None"),
+    ("frame_step", (int, type(None)), "an integer or None"),
+    ("fps", (int, float), "a number"),
+    ("note", (str,), "text"),
+)
 
 
 def find_spec(transformer: object) -> ModelSpec | None:

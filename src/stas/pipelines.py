@@ -12,11 +12,12 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
-from stas.checks import check_arguments, check_fps
-from stas.models import MODELS, UnsupportedModelError, find_spec, supported_text
+from stas.checks import FRAMES, check_arguments, check_fps
+from stas.models import MODELS, ModelSpec, UnsupportedModelError, find_spec, supported_text
 from stas.tokens import FrameMap
 from stas.video import Frames, to_frames
 
@@ -123,9 +124,12 @@ def load_pipeline(options: PipelineOptions) -> Any:
             "diffusers' format (for Wan those that end in -Diffusers), the network or a cached "
             "copy, and for a gated model `hf auth login`."
         ) from error
-    dtypes = {"default": getattr(torch, options.dtype)}
-    dtypes |= dict.fromkeys(_float32_components(options.model, index), torch.float32)
+    specs = _specs(options.model, index)
+    float32 = {name for spec in specs for name in spec.float32 if name in index}
+    dtypes = {"default": getattr(torch, options.dtype)} | dict.fromkeys(float32, torch.float32)
     pipeline = DiffusionPipeline.from_pretrained(source, revision=options.revision, dtype=dtypes)
+    if any(spec.tiled_vae for spec in specs):
+        pipeline.vae.enable_tiling()
     _add_loras(pipeline, options.loras)
     if options.offload == "model":
         pipeline.enable_model_cpu_offload(device=options.device)
@@ -192,16 +196,17 @@ def _source(name: str) -> str:
     return str(folder)
 
 
-def _float32_components(model: str, index: Mapping[str, Any]) -> tuple[str, ...]:
-    """The components to keep in float32, when stas supports one of those in the index."""
+def _specs(model: str, index: Mapping[str, Any]) -> list[ModelSpec]:
+    """The rows of the transformers that a pipeline's index names."""
     classes = [value[1] for value in index.values() if isinstance(value, list) and len(value) == 2]
     found = [MODELS[name] for name in classes if name in MODELS]
+    found = [spec for spec in found if "steer" not in spec.refusals]
     if not found:
         raise UnsupportedModelError(
             f"{model!r} is a {index.get('_class_name', 'pipeline of no class')} and has no "
             f"transformer that stas can steer. {supported_text()}"
         )
-    return tuple({name: None for spec in found for name in spec.float32 if name in index})
+    return found
 
 
 def _check_lora_exists(source: str) -> None:
@@ -233,16 +238,23 @@ def _add_loras(pipeline: Any, loras: Mapping[str, float]) -> None:
     pipeline.set_adapters(names, list(loras.values()))
 
 
+# What pipelines call the scale of guidance; where both exist, guidance_scale is an input of a
+# distilled model and not of guidance.
+GUIDANCE = ("true_cfg_scale", "guidance_scale")
+
+
 def call_arguments(pipeline: Any, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments to call a pipeline with, checked before anything is computed.
 
     Args:
         pipeline: A pipeline from `load_pipeline`.
         wanted: Arguments by the pipeline's own names; None stands for the default: what the
-            model's `defaults.json` says, else the pipeline's own.
+            model's `defaults.json` says, else the pipeline's own. `num_frames` also stands for
+            what the pipeline calls its frames, and `guidance_scale` for the scale of
+            classifier-free guidance (HunyuanVideo: `true_cfg_scale`, unless that is given too).
 
     Returns:
-        The arguments that are not left to the pipeline.
+        The arguments that are not left to the pipeline, by its own names.
 
     Raises:
         ValueError: The pipeline takes no such argument, needs one that is not given, or its VAE
@@ -259,11 +271,45 @@ def call_arguments(pipeline: Any, wanted: Mapping[str, Any]) -> dict[str, Any]:
 9 and 13.
     """
     parameters = inspect.signature(type(pipeline).__call__).parameters
-    defaults = {k: v for k, v in model_defaults(pipeline).items() if k in parameters}
-    arguments = defaults | {k: v for k, v in wanted.items() if v is not None}
+    given = {k: v for k, v in wanted.items() if v is not None}
+    arguments = _own_names(model_defaults(pipeline), parameters)
+    arguments = {k: v for k, v in arguments.items() if k in parameters}
+    arguments |= _own_names(given, parameters)
     name = type(pipeline).__name__
     if unknown := [key for key in arguments if key not in parameters]:
-        raise ValueError(f"{name} takes no {', '.join(unknown)}.")
+        hint = ""
+        if "guidance_scale" in unknown and hasattr(pipeline, "guider"):
+            hint = (
+                " Its guidance is a component: in Python, "
+                "`pipe.guider = pipe.guider.new(guidance_scale=...)`."
+            )
+        raise ValueError(f"{name} takes no {', '.join(unknown)}.{hint}")
+    _check_needs(pipeline, arguments, parameters)
+    if arguments.get("true_cfg_scale", 0) > 1 and "negative_prompt" in parameters:
+        # Without a negative prompt these pipelines would leave guidance off, in silence.
+        arguments.setdefault("negative_prompt", "")
+    check_arguments(arguments)
+    if (spec := _spec(pipeline)) is not None:
+        _check_frames(pipeline, spec, arguments, parameters)
+        _check_size(pipeline, spec, arguments)
+    return arguments
+
+
+def _own_names(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with what the pipeline calls its frames and its guidance."""
+    names = {
+        "num_frames": next((name for name in FRAMES if name in parameters), "num_frames"),
+        "guidance_scale": next((name for name in GUIDANCE if name in parameters), "guidance_scale"),
+    }
+    if "true_cfg_scale" in arguments:
+        del names["guidance_scale"]
+    return {names.get(key, key): value for key, value in arguments.items()}
+
+
+def _check_needs(
+    pipeline: Any, arguments: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]
+) -> None:
+    name = type(pipeline).__name__
     missing = [
         key
         for key, parameter in list(parameters.items())[1:]
@@ -271,33 +317,131 @@ def call_arguments(pipeline: Any, wanted: Mapping[str, Any]) -> dict[str, Any]:
         and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         and key not in arguments
     ]
+    spec = _spec(pipeline)
+    unsaid = spec.needs.get(name) if spec else None
+    if unsaid and not any(key in arguments for key in unsaid.split(" or ")):
+        missing.append(unsaid)
     if missing:
         raise ValueError(
             f"{name} also needs {', '.join(missing)}, which only a call in Python can give: "
             "`with stas.steer(pipe): pipe(...)`."
         )
-    _check_sizes(pipeline, arguments)
-    return arguments
 
 
-def _check_sizes(pipeline: Any, arguments: Mapping[str, Any]) -> None:
-    check_arguments(arguments)
-    transformer = pipeline.transformer or pipeline.transformer_2
-    spec = find_spec(transformer)
-    if spec is None:
+def _check_frames(
+    pipeline: Any,
+    spec: ModelSpec,
+    arguments: Mapping[str, Any],
+    parameters: Mapping[str, inspect.Parameter],
+) -> None:
+    frames = next((arguments[name] for name in FRAMES if name in arguments), None)
+    frame_map = _frame_map(pipeline, spec)
+    if frames is None or frame_map is None:
         return
-    if "num_frames" in arguments:
-        step = spec.frame_step or int(pipeline.vae_scale_factor_temporal)
-        FrameMap(step).num_latent_frames(arguments["num_frames"])
-    patch = spec.patch(transformer.config)
-    for key, cells in (("height", patch[1]), ("width", patch[2])):
-        multiple = int(pipeline.vae_scale_factor_spatial) * cells
+    # Latte learned one position per frame, and adds none to a single frame.
+    length = _transformer(pipeline).config.get("video_length")
+    if length and frames not in (1, length):
+        raise ValueError(
+            f"This model can't make a video of {frames} frames: it makes {length}, or a single one."
+        )
+    chunk = "num_latent_frames_per_chunk"
+    if chunk not in parameters:
+        frame_map.num_latent_frames(frames)
+        return
+    # Helios makes whole chunks and cuts what they are together to 1 + ratio * n.
+    size = len(frame_map.video_frames(arguments.get(chunk, parameters[chunk].default)))
+    below = max(1, -(-frames // size) - 1)
+    made = [(n * size - 1) // frame_map.ratio * frame_map.ratio + 1 for n in (below, below + 1)]
+    if frames not in made:
+        raise ValueError(
+            f"{type(pipeline).__name__} can't make a video of {frames} frames: it makes whole "
+            f"chunks of {size}. The nearest are {made[0]} and {made[1]}."
+        )
+
+
+def _check_size(pipeline: Any, spec: ModelSpec, arguments: Mapping[str, Any]) -> None:
+    factor = _compression(pipeline, "spatial")
+    if factor is None or not {"height", "width"} & set(arguments):
+        return
+    _, rows, columns = spec.patch(_transformer(pipeline).config)
+    for key, cells in (("height", rows), ("width", columns)):
+        multiple = factor * cells
         if (value := arguments.get(key, multiple)) % multiple:
             below = max(value // multiple, 1) * multiple
             raise ValueError(
                 f"{key} must be a multiple of {multiple} for this model, but got {value}. The "
                 f"nearest are {below} and {below + multiple}."
             )
+
+
+def _transformer(pipeline: Any) -> Any:
+    """The first transformer that has a row, a compiled one unwrapped; None if there is none."""
+    components = getattr(pipeline, "components", {})
+    parts = [getattr(part, "_orig_mod", part) for part in components.values()]
+    return next((part for part in parts if find_spec(part) is not None), None)
+
+
+def _spec(pipeline: Any) -> ModelSpec | None:
+    return find_spec(_transformer(pipeline))
+
+
+def _compression(pipeline: Any, axis: Literal["temporal", "spatial"]) -> int | None:
+    """Pixel frames, or rows, of one latent one; None when the pipeline does not say."""
+    names = (
+        f"vae_scale_factor_{axis}",
+        f"vae_{axis}_compression_ratio",
+        f"vae_{axis}_scale_factor",
+        *(["vae_scale_factor"] if axis == "spatial" else []),
+    )
+    vae = getattr(pipeline, "vae", None)
+    config = getattr(vae, "config", None)
+    places = [(pipeline, name) for name in names]
+    # The config before the VAE: diffusers warns of reading the config's fields through the VAE.
+    places += [(config, f"scale_factor_{axis}"), (config, f"{axis}_compression_ratio")]
+    places += [(vae, f"{axis}_compression_ratio")]
+    for owner, name in places:
+        if (value := getattr(owner, name, None)) is not None:
+            return int(value)
+    return None
+
+
+def _frame_map(pipeline: Any, spec: ModelSpec) -> FrameMap | None:
+    ratio = _compression(pipeline, "temporal") or spec.frame_step
+    return None if ratio is None else FrameMap(ratio, spec.causal, spec.frame_step)
+
+
+def frame_map(pipeline: Any) -> FrameMap:
+    """Which pixel frames the latent frames of a pipeline's videos cover.
+
+    Args:
+        pipeline: A diffusers pipeline, loaded or your own, with a transformer that has a row.
+
+    Returns:
+        The map of its VAE.
+
+    Raises:
+        UnsupportedModelError: It has no transformer with a row.
+        ValueError: It decodes its videos part by part, so that each part has a map of its own, or
+            neither it nor its VAE says how many pixel frames a latent frame has.
+
+    Example:
+        >>> frame_map(load_pipeline(PipelineOptions(device="cpu"))).num_latent_frames(81)
+        21
+    """
+    name, spec = type(pipeline).__name__, _spec(pipeline)
+    if spec is None:
+        raise UnsupportedModelError(f"{name} has no known transformer. {supported_text()}")
+    if name in spec.chunked:
+        raise ValueError(
+            f"{name} decodes its videos part by part, so one map does not hold for a whole video."
+        )
+    found = _frame_map(pipeline, spec)
+    if found is None:
+        raise ValueError(
+            f"{name} does not say how many pixel frames a latent frame has. Give its VAE a "
+            "temporal_compression_ratio, or its row a frame_step."
+        )
+    return found
 
 
 def model_defaults(pipeline: Any) -> dict[str, Any]:
@@ -324,7 +468,7 @@ def frames_per_second(pipeline: Any) -> float:
     stated = model_defaults(pipeline).get("fps")
     if stated is not None:
         return float(stated)
-    spec = find_spec(pipeline.transformer or pipeline.transformer_2)
+    spec = _spec(pipeline)
     return spec.fps if spec else 8
 
 
@@ -348,12 +492,24 @@ def generate(
         (T, H, W, 3), uint8.
 
     Raises:
-        ValueError: The video has NaN or infinite pixels.
+        ValueError: The video has NaN or infinite pixels, or the pipeline returned none.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     with _progress_to(pipeline, report or (lambda done, total: None)):
         result = pipeline(**arguments, generator=generator, output_type="np")
-    return to_frames(result.frames[0])
+    return to_frames(_first_video(result))
+
+
+def _first_video(result: Any) -> Any:
+    """The first video of what a pipeline returned: (T, H, W, 3), one frame for an image."""
+    for name, axes in (("frames", 5), ("video", 5), ("images", 4)):
+        found = getattr(result, name, None)
+        if found is not None:
+            found = np.asarray(found)
+            if found.ndim < axes:  # Cosmos 3 returns its one video without a batch
+                found = found[None]
+            return found[0] if name != "images" else found[:1]
+    raise ValueError(f"The pipeline returned no video but a {type(result).__name__}.")
 
 
 class _StepReporter:
@@ -389,15 +545,20 @@ class _StepReporter:
 
 @contextmanager
 def _progress_to(pipeline: Any, report: Callable[[int, int], None]) -> Iterator[None]:
-    """Send a pipeline's progress to `report`: every pipeline drives `self.progress_bar`."""
+    """Send a pipeline's progress to `report`: pipelines drive `self.progress_bar`.
+
+    AnyFlow FAR alone drives tqdm itself: it shows nothing and reports nothing.
+    """
 
     def progress_bar(
         iterable: Iterable[Any] | None = None, total: int | None = None
     ) -> _StepReporter:
         return _StepReporter(report, iterable, total)
 
-    pipeline.progress_bar = progress_bar
+    settings = getattr(pipeline, "_progress_bar_config", {})
+    pipeline.progress_bar, pipeline._progress_bar_config = progress_bar, {"disable": True}
     try:
         yield
     finally:
         del pipeline.progress_bar
+        pipeline._progress_bar_config = settings

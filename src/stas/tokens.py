@@ -221,6 +221,10 @@ class FrameMap:
     Args:
         ratio: t, pixel frames per latent frame, at least 1.
         causal: Whether the first pixel frame has a latent frame of its own.
+        step: Videos have 1 + step * n pixel frames (step * n if not causal); None when that is t.
+
+    Raises:
+        ValueError: A ratio below 1, or a step that is no multiple of it.
 
     Example:
         >>> wan = FrameMap(ratio=4, causal=True)
@@ -230,10 +234,13 @@ class FrameMap:
 
     ratio: int
     causal: bool = True
+    step: int | None = None
 
     def __post_init__(self) -> None:
         if self.ratio < 1:
             raise ValueError(f"ratio must be at least 1, but got {self.ratio}.")
+        if self.step is not None and (self.step < 1 or self.step % self.ratio):
+            raise ValueError(f"step must be a multiple of {self.ratio}, but got {self.step}.")
 
     def num_latent_frames(self, pixel_frames: int) -> int:
         """F for a video of `pixel_frames` frames.
@@ -242,15 +249,16 @@ class FrameMap:
             ValueError: The VAE can't make that number; the message names the nearest two.
         """
         lead = 1 if self.causal else 0
-        chunks, rest = divmod(pixel_frames - lead, self.ratio)
+        step = self.step or self.ratio
+        steps, rest = divmod(pixel_frames - lead, step)
         if rest or pixel_frames < 1:
-            below = max(chunks, 1 - lead) * self.ratio + lead
-            form = f"1 + {self.ratio} * n" if self.causal else f"{self.ratio} * n"
+            below = max(steps, 1 - lead) * step + lead
+            form = f"1 + {step} * n" if self.causal else f"{step} * n"
             raise ValueError(
                 f"The VAE can't make a video of {pixel_frames} frames: it makes {form}. "
-                f"The nearest are {below} and {below + self.ratio}."
+                f"The nearest are {below} and {below + step}."
             )
-        return chunks + lead
+        return (pixel_frames - lead) // self.ratio + lead
 
     def latent_frame(self, pixel_frame: int) -> int:
         """The latent frame that holds pixel frame `pixel_frame` (both from 0)."""
@@ -265,6 +273,10 @@ class FrameMap:
         if latent_frame == 0:
             return range(1)
         return range(1 + self.ratio * (latent_frame - 1), 1 + self.ratio * latent_frame)
+
+    def video_frames(self, latent_frames: int) -> range:
+        """The pixel frames of a video of `latent_frames` latent frames."""
+        return range(self.pixel_frames(latent_frames - 1).stop)
 
     def is_cross_chunk(self, pixel_frame: int) -> bool:
         """Whether the transition `pixel_frame` -> `pixel_frame + 1` crosses latent frames."""
