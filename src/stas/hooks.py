@@ -27,6 +27,8 @@ from stas.tokens import Axes, TokenGrid, VideoTokens
 Branch = Literal["cond", "uncond", "cond_uncond"]
 RowsBranch = Literal["cond", "uncond", "other"]
 _WHOLE_FORWARD: dict[str | None, RowsBranch] = {name: name for name in get_args(RowsBranch)}
+# What guiders of modular pipelines name the forwards of a step; all others are of other kinds.
+_PREDICTIONS: dict[str, RowsBranch] = {"pred_cond": "cond", "pred_uncond": "uncond"}
 # From the innermost hook outwards: what is recorded is what steering left.
 HOOK_NAMES = ("stas", "stas_record")
 
@@ -127,6 +129,8 @@ class TransformerHooks(ABC):
         stated = self.spec.contexts.get(self.branch or "", self.branch)
         if stated in _WHOLE_FORWARD:
             return ((_WHOLE_FORWARD[stated], None),)
+        if self.listener is not None and self.listener.prediction:
+            return ((_PREDICTIONS.get(self.listener.prediction, "other"), None),)
         if self.spec.guidance == "batched":
             if guided is False:
                 return (("cond", None),)
