@@ -12,8 +12,10 @@ from __future__ import annotations
 import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from types import CodeType
 from typing import Any, ClassVar, Literal, NoReturn, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.hooks.hooks import HookRegistry, ModelHook, StateManager
@@ -27,6 +29,8 @@ from stas.tokens import Axes, TokenGrid, VideoTokens
 Branch = Literal["cond", "uncond", "cond_uncond"]
 RowsBranch = Literal["cond", "uncond", "other"]
 _WHOLE_FORWARD: dict[str | None, RowsBranch] = {name: name for name in get_args(RowsBranch)}
+# What guiders of modular pipelines name the forwards of a step; all others are of other kinds.
+_PREDICTIONS: dict[str, RowsBranch] = {"pred_cond": "cond", "pred_uncond": "uncond"}
 # From the innermost hook outwards: what is recorded is what steering left.
 HOOK_NAMES = ("stas", "stas_record")
 
@@ -127,6 +131,8 @@ class TransformerHooks(ABC):
         stated = self.spec.contexts.get(self.branch or "", self.branch)
         if stated in _WHOLE_FORWARD:
             return ((_WHOLE_FORWARD[stated], None),)
+        if self.listener is not None and self.listener.prediction:
+            return ((_PREDICTIONS.get(self.listener.prediction, "other"), None),)
         if self.spec.guidance == "batched":
             if guided is False:
                 return (("cond", None),)
@@ -206,7 +212,7 @@ class _BlockHook(ModelHook):  # type: ignore[misc]
         self.index = index
         self.axes = axes
         self.branch_reader = _BranchReader(owner)
-        self.wrapper: Callable[..., Any] | None = None
+        self.wrapper: Any = None
 
     def post_forward(self, module: nn.Module, output: Any) -> Any:
         owner = self.owner
@@ -231,20 +237,32 @@ def _inner_slot(reference: Any) -> str:
     return "forward" if reference.original_forward is None else "original_forward"
 
 
+def _register(block: nn.Module, registry: Any, hook: _BlockHook, hook_name: str) -> None:
+    registry.register_hook(hook, hook_name)
+    hook.wrapper = block.forward
+    # torch.compile keeps at most 8 graphs per code object, and all hooks of diffusers share one:
+    # two compiled models would meet that limit. So each class of blocks has a copy of its own.
+    function, cls = hook.wrapper.func, type(block)
+    if cls not in _CODES:
+        _CODES[cls] = function.__code__.replace(co_name=f"steered_{cls.__name__}")
+    function.__code__ = _CODES[cls]
+
+
+_CODES: WeakKeyDictionary[type, CodeType] = WeakKeyDictionary()
+
+
 def _attach_beneath(block: nn.Module, hook: _BlockHook, hook_name: str) -> None:
     """Register the hook beneath every hook that is not of stas, in the order of HOOK_NAMES."""
     registry: Any = HookRegistry.check_if_exists_or_initialize(block)
     inner = HOOK_NAMES[: HOOK_NAMES.index(hook_name)]
     place = sum(name in registry.hooks for name in inner)
     if place == len(registry._fn_refs):
-        registry.register_hook(hook, hook_name)
-        hook.wrapper = block.forward
+        _register(block, registry, hook, hook_name)
         return
     next_reference, outermost = registry._fn_refs[place], block.forward
     slot = _inner_slot(next_reference)
     block.forward = getattr(next_reference, slot)
-    registry.register_hook(hook, hook_name)
-    hook.wrapper = block.forward
+    _register(block, registry, hook, hook_name)
     setattr(next_reference, slot, hook.wrapper)
     block.forward = outermost
     registry._hook_order.insert(place, registry._hook_order.pop())

@@ -107,7 +107,10 @@ class TransformerSteering(TransformerHooks):
             total = torch.linalg.vector_norm(tokens.detach(), ord=1, dim=over, dtype=torch.float32)
             self.magnitudes.append(total / tokens[..., 0].numel())
             return
-        if self.rows is not None:
+        if tokens.shape[0] < self.video.batch:  # FasterCache leaves the uncond rows out
+            if "cond" not in config.branches:
+                return
+        elif self.rows is not None:
             tokens = tokens[self.rows]
         mask = self.tokens[axes]
         if mask.device != tokens.device:  # blocks of one model on several devices
@@ -127,6 +130,13 @@ class TransformerSteering(TransformerHooks):
 
         So both branches of guidance are alike in every step.
         """
+        read, blocks = len(self.magnitudes), len(self.blocks)
+        if read == 0 or (read < blocks and getattr(self.transformer, "is_cache_enabled", False)):
+            self.warn(
+                f"{self.name}: nothing is steered yet: {blocks - read} of the {blocks} blocks to "
+                "read were skipped, as caches do. The next forward is looked at."
+            )
+            return
         found = massive_from_magnitudes(self.magnitudes)
         if not found.strongest:
             self.warn(

@@ -12,6 +12,9 @@ from torch import nn
 from stas.models import ModelSpec
 from stas.schedule import StepClock
 
+# With what guiders of modular pipelines make the inputs of a step's forwards.
+_PREPARE = "prepare_inputs_from_block_state"
+
 
 class LoopListener:
     """Moves a StepClock along with a pipeline's scheduler, without asking any device.
@@ -44,6 +47,8 @@ class LoopListener:
         )
         self._counts_early = any(name in names for spec in specs for name in spec.counts_early)
         self._guided: bool | None = None
+        self._guiders: list[Any] = []
+        self._predictions: list[str] = []  # what a guider asks of the present step, in order
         self._calls = 0
         self._timestep: Any = None
 
@@ -53,6 +58,7 @@ class LoopListener:
         _ObservedMethod.on(self.scheduler, "step").listeners.append(self._advance)
         for name in self._watched:
             _ObservedMethod.on(self.pipeline, name).listeners.append(self._see)
+        self._listen_to_guiders()
 
     def detach(self) -> None:
         if self.scheduler is not None:
@@ -61,6 +67,7 @@ class LoopListener:
             for name in self._watched:
                 _ObservedMethod.off(self.pipeline, name, self._see)
             self.scheduler = None
+        self._leave_guiders()
         self.seen = {}
         if self._is_stale():
             self.pipeline._num_timesteps = int(self.pipeline._num_timesteps)
@@ -85,6 +92,12 @@ class LoopListener:
                 "runs it, call handle.remove() and steer that pipeline; in a loop of your own, "
                 "steer the bare transformer and tell the step by handle.set_step(i, n)."
             )
+
+    @property
+    def prediction(self) -> str:
+        """What a guider (of modular pipelines) names the present forward; "" without a guider."""
+        calls = self.clock.calls
+        return self._predictions[calls] if calls < len(self._predictions) else ""
 
     @property
     def is_own(self) -> bool:
@@ -118,6 +131,8 @@ class LoopListener:
                     f"{name} of the {type(self.pipeline).__name__} is another one than stas "
                     "attached to, so it would not be steered. Call handle.remove() and steer again."
                 )
+        self._leave_guiders()  # users swap them between calls
+        self._listen_to_guiders()
         self._calls, self._timestep = 0, None
         self._guided = _guidance_is_on(self.pipeline)
         if (old := self._num_timesteps()) is not None:
@@ -138,6 +153,21 @@ class LoopListener:
             length = len(self.scheduler.timesteps) - max(0, start)
         order = self._order()
         self.clock.set(self._calls // order, max(1, -(-length // order)))
+
+    def _listen_to_guiders(self) -> None:
+        present = (getattr(self.pipeline, name, None) for name in ("guider", "guider_2"))
+        self._guiders = [guider for guider in present if hasattr(guider, _PREPARE)]
+        for guider in self._guiders:
+            _ObservedMethod.on(guider, _PREPARE).listeners.append(self._prepare)
+
+    def _leave_guiders(self) -> None:
+        for guider in self._guiders:
+            _ObservedMethod.off(guider, _PREPARE, self._prepare)
+        self._guiders, self._predictions = [], []
+
+    def _prepare(self, method: _ObservedMethod, arguments: dict[str, Any]) -> None:
+        batches, key = arguments["return"], method.owner._identifier_key
+        self._predictions = [getattr(batch, key) for batch in batches]
 
     def _see(self, method: _ObservedMethod, arguments: dict[str, Any]) -> None:
         self.seen[method.name] = arguments

@@ -269,8 +269,9 @@ def _ltx_grid(forward: Forward) -> tuple[int, TokenGrid]:
             )
         return batch, grid
     coordinates = inputs["video_coords"]
-    if _LTX_READ and _LTX_READ[0][0] is coordinates:
-        return batch, _LTX_READ[0][1]
+    for known, grid in _LTX_READ:  # read in one go: threads share the list
+        if known is coordinates:
+            return batch, grid
     first = coordinates[0].detach().float().cpu()
     start = int((first == 0).all(dim=0).nonzero()[-1])
     times = first[0, start:]
@@ -515,7 +516,7 @@ MODELS: dict[str, ModelSpec] = {
                 forward.config.get("image_condition_type") == "latent_concat"
             ),
             fps=15,
-            verified=("class", "pipeline", "caches"),
+            verified=("class", "pipeline", "caches", "compiled"),
             note="with latent_concat the image's frame is dropped from the video and not steered",
         ),
         ModelSpec(
@@ -555,7 +556,7 @@ MODELS: dict[str, ModelSpec] = {
             video_output=0,
             guidance="batched",
             fps=30,
-            verified=("class", "pipeline", "caches"),
+            verified=("class", "pipeline", "caches", "compiled"),
         ),
         ModelSpec(
             transformer="LTXVideoTransformer3DModel",
@@ -576,7 +577,7 @@ MODELS: dict[str, ModelSpec] = {
                 "LTXI2VLongMultiPromptPipeline": "it tells the transformer no grid of tokens, and "
                 "adds tokens of other windows behind the video's."
             },
-            verified=("class", "pipeline", "caches"),
+            verified=("class", "pipeline", "caches", "compiled"),
             note="tokens of conditions come before the video's and are not steered",
         ),
         ModelSpec(
@@ -626,7 +627,7 @@ MODELS: dict[str, ModelSpec] = {
             fps=8,
             frame_step=1,
             causal=False,
-            verified=("class", "pipeline"),
+            verified=("class", "pipeline", "caches"),
             note="spatial and temporal blocks take turns; each frame is a latent frame",
         ),
         ModelSpec(

@@ -81,7 +81,9 @@ class TransformerRecording(TransformerHooks):
             return
         forward.devices.add(tokens.device)
         with torch.no_grad():
-            for sample, values in enumerate(self.video.raster(tokens)):
+            # Where FasterCache leaves the uncond rows out, the last ones are there.
+            left_out = self.video.batch - tokens.shape[0]
+            for sample, values in enumerate(self.video.raster(tokens), start=left_out):
                 partial = partial_sums(values, forward.grid, self._stats.boundary)
                 forward.partials.append((block, sample, _to_host(partial)))
                 if block in self._stats.map_blocks:

@@ -174,9 +174,9 @@ class VideoTokens:
         if axes == "ND":
             hidden_states = hidden_states.unsqueeze(0)
         elif axes == "(BF)SD":
-            return torch.unflatten(hidden_states, 0, (self.batch, frames))
+            return torch.unflatten(hidden_states, 0, (-1, frames))  # caches halve the batch
         elif axes == "(BS)FD":
-            return torch.unflatten(hidden_states, 0, (self.batch, size)).transpose(1, 2)
+            return torch.unflatten(hidden_states, 0, (-1, size)).transpose(1, 2)
         wanted = (self.lead + frames) * size
         present = hidden_states.shape[1]
         if present < wanted or (self.place == "all" and present > wanted):
