@@ -175,7 +175,8 @@ def test_compiled_as_full_graphs(backend, family, compile_it, order):
     assert backend.graphs == after
     pipeline.scheduler.step = step
     handle.remove()
-    torch.testing.assert_close(run(name, pipeline), plain, rtol=1e-3, atol=1e-4)
+    if order == BEFORE:  # else it would be compiled once more, only to run once
+        torch.testing.assert_close(run(name, pipeline), plain, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
