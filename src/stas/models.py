@@ -683,7 +683,7 @@ MODELS: dict[str, ModelSpec] = {
             ),
             width=("model_dim",),
             fps=24,
-            verified=("class", "pipeline"),
+            verified=("class", "pipeline", "caches"),
             note="dense and in tiles (NABLA); diffusers' FirstBlockCache fails on it by itself",
         ),
         ModelSpec(
