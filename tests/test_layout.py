@@ -15,6 +15,7 @@ TIERS = [  # the first: torch only
         "config",
         "files",
         "fused",
+        "interventions",
         "massive",
         "schedule",
         "stats",
