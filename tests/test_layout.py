@@ -25,7 +25,7 @@ TIERS = [  # the first: torch only
     {"models", "profiles"},
     {"hooks", "intervene", "loop", "observe"},
     {"api"},
-    {"cli", "manifest", "pipelines", "plots", "recorder", "video"},  # the edges
+    {"cli", "manifest", "metrics", "pipelines", "plots", "recorder", "video"},  # the edges
 ]
 # What each tier may import from outside, beside the standard library.
 OUTSIDE = [{"torch", "safetensors", "triton"}, {"torch"}, {"torch", "diffusers"}, {"torch"}, None]
