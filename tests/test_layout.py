@@ -17,6 +17,7 @@ TIERS = [  # the first: torch only
         "fused",
         "interventions",
         "massive",
+        "paired",
         "schedule",
         "stats",
         "steering",
@@ -25,7 +26,15 @@ TIERS = [  # the first: torch only
     {"models", "profiles"},
     {"hooks", "intervene", "loop", "observe"},
     {"api"},
-    {"cli", "manifest", "metrics", "pipelines", "plots", "recorder", "video"},  # the edges
+    {  # the edges
+        "cli",
+        "manifest",
+        "metrics",
+        "pipelines",
+        "plots",
+        "recorder",
+        "video",
+    },
 ]
 # What each tier may import from outside, beside the standard library.
 OUTSIDE = [{"torch", "safetensors", "triton"}, {"torch"}, {"torch", "diffusers"}, {"torch"}, None]

@@ -178,6 +178,7 @@ def test_without_the_extra_the_error_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ImportError, match=r"cv2: pip install 'stas\[metrics\]'"):
         metrics.measure(shifted(2), WAN)
+    assert metrics.available_names() == metrics.WITHOUT_EXTRA
     assert set(metrics.measure(shifted(2), WAN, metrics.WITHOUT_EXTRA).summary())
 
 
@@ -197,9 +198,8 @@ def save_encoder(kind, folder):
     if kind == "clip":
         sizes = {"vocab_size": 20} | SIZES
         text = {k: v for k, v in sizes.items() if k not in ("image_size", "patch_size")}
-        CLIPModel(
-            CLIPConfig(text_config=text, vision_config=SIZES, projection_dim=8)
-        ).save_pretrained(folder)
+        config = CLIPConfig(text_config=text, vision_config=SIZES, projection_dim=8)
+        CLIPModel(config).save_pretrained(folder)
         processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=square)
     elif kind == "dino":
         ViTModel(ViTConfig(**SIZES)).save_pretrained(folder)
@@ -255,5 +255,5 @@ def test_a_missing_encoder_says_how_to_get_it():
 
 def test_a_model_of_another_kind_is_refused(tmp_path):
     UMT5EncoderModel(UMT5Config(**T5_SIZES)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="UMT5EncoderModel, and no image encoder"):
+    with pytest.raises(ValueError, match="UMT5Model, and no image encoder"):
         metrics.load_encoder(str(tmp_path))

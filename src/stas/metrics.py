@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec as find_module
 from itertools import pairwise
 from typing import Any, cast
 
@@ -253,6 +254,11 @@ FRAMES: dict[str, Callable[[Frames], Values]] = {
 }
 NAMES = tuple(name for names in CURVES for name in names) + tuple(FRAMES)
 WITHOUT_EXTRA = ("pixel difference", "colourfulness")
+
+
+def available_names() -> tuple[str, ...]:
+    """The measures that the installed packages allow: `NAMES`, or `WITHOUT_EXTRA`."""
+    return NAMES if find_module("cv2") and find_module("skimage") else WITHOUT_EXTRA
 
 
 def measure(
