@@ -28,11 +28,14 @@ TIERS = [  # the first: torch only
     {"api"},
     {  # the edges
         "cli",
+        "compare",
+        "comparison",
         "manifest",
         "metrics",
         "pipelines",
         "plots",
         "recorder",
+        "report",
         "video",
     },
 ]
