@@ -33,7 +33,9 @@ def test_pairs_without_a_number_are_left_out_and_counted():
     assert (mean.found.pairs, mean.words) == (6, "higher")
     assert mean.before == pytest.approx(32.5) and mean.after == pytest.approx(33.5833, abs=1e-4)
     assert across.found == mean.found
-    assert within.found is None and within.words == "no number"
+    assert within.found is None and within.words == "no number" and within.interval == "-"
+    assert mean.interval == f"{mean.found.low:+.3g} to {mean.found.high:+.3g}"
+    assert fake([1.0], [2.0]).differences()[0].interval == "-"
     assert fake([1.0, 2.0, 3.0], [2.0, 1.0, 3.0]).differences()[0].words == "no difference shown"
 
 

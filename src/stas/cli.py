@@ -1112,10 +1112,12 @@ def _say_differences(result: Comparison) -> None:
     for heading in ("measure", "run", "difference", "95 % interval", "n", "in words"):
         table.add_column(heading, justify="right" if heading in ("difference", "n") else "left")
     for row in result.differences():
-        cells = ("-", "-", "0")
-        if row.found:
-            interval = f"{row.found.low:+.3g} to {row.found.high:+.3g}"
-            cells = (f"{row.found.difference:+.3g}", interval, str(row.found.pairs))
+        difference, pairs = (
+            ("-", "0")
+            if row.found is None
+            else (f"{row.found.difference:+.3g}", str(row.found.pairs))
+        )
+        cells = (difference, row.interval, pairs)
         table.add_row(row.measure, escape(row.run), *cells, row.words)
     (console if console.is_terminal else Console(width=200)).print(table)
     if result.missing:

@@ -54,6 +54,13 @@ class Difference:
     def words(self) -> str:
         return self.found.words if self.found else "no number"
 
+    @property
+    def interval(self) -> str:
+        """The interval in short; "-" where one pair or none gives no interval."""
+        if self.found is None or self.found.pairs < 2:
+            return "-"
+        return f"{self.found.low:+.3g} to {self.found.high:+.3g}"
+
 
 @dataclass
 class Comparison:

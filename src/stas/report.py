@@ -18,14 +18,14 @@ TYPES = {".mp4": "video/mp4", ".png": "image/png"}
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 figure { margin: 1.2rem 0; } figcaption { margin-bottom: .3rem; }
 video, img { max-width: 100%; display: block; margin-bottom: .4rem; }
 img.curves { background: white; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
+th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: right; }
 th:first-child, td:first-child, .text { text-align: left; }
 thead th { border-bottom-width: 2px; } .line td { white-space: nowrap; }
 tr.told { background: var(--soft); font-weight: 600; }
@@ -153,12 +153,11 @@ def _row(row: Difference) -> str:
     found = row.found
     numbers: Sequence[str] = ("-",) * 5
     if found:
-        interval = f"{found.low:+.3g} to {found.high:+.3g}"
         numbers = (
             f"{row.before:.4g}",
             f"{row.after:.4g}",
             f"{found.difference:+.3g}",
-            interval,
+            row.interval,
             str(found.pairs),
         )
     told = found is not None and found.words not in (NO_DIFFERENCE, TOO_FEW)
