@@ -22,6 +22,7 @@ from safetensors.torch import load_model
 
 import stas
 from benchmarks.timing import report
+from stas.paired import paired_difference
 from stas.pipelines import BUNDLED_MODEL, call_arguments, generate
 from training.classifier import LABELS, Classifier, truth
 from training.clips import MOTIONS, Scene
@@ -46,20 +47,14 @@ def log_probabilities(judge: Classifier, frames: Any, scene: Scene) -> dict[str,
     }
 
 
-def paired_difference(off: torch.Tensor, on: torch.Tensor) -> dict[str, object]:
-    """Mean of on - off with its 95 % bootstrap interval, and what that says in words."""
-    difference = (on - off).double()
-    draws = torch.randint(
-        len(difference), (10_000, len(difference)), generator=torch.Generator().manual_seed(0)
-    )
-    low, high = difference[draws].mean(1).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
-    low, high = round(low, 4), round(high, 4)
-    words = "no difference shown" if low <= 0 <= high else ("better" if low > 0 else "worse")
+def against_off(off: torch.Tensor, on: torch.Tensor) -> dict[str, object]:
+    """The paired difference of log-probabilities, of which higher is better, to 4 decimals."""
+    found = paired_difference(off, on, words=("worse", "better"))
     return {
-        "difference": round(difference.mean().item(), 4),
-        "interval": [low, high],
-        "pairs": len(difference),
-        "in words": words,
+        "difference": round(found.difference, 4),
+        "interval": [round(found.low, 4), round(found.high, 4)],
+        "pairs": found.pairs,
+        "in words": found.words,
     }
 
 
@@ -92,7 +87,7 @@ def main() -> None:
             "mean": {name: round(rows[label].mean().item(), 4) for name, rows in table.items()},
             "right": {name: int((rows[label] > -0.6931).sum()) for name, rows in table.items()},
             "against off": {
-                name: paired_difference(table["off"][label], rows[label])
+                name: against_off(table["off"][label], rows[label])
                 for name, rows in table.items()
                 if name != "off"
             },

@@ -16,7 +16,9 @@ TIERS = [  # the first: torch only
         "config",
         "files",
         "fused",
+        "interventions",
         "massive",
+        "paired",
         "schedule",
         "stats",
         "steering",
@@ -25,7 +27,18 @@ TIERS = [  # the first: torch only
     {"models", "profiles"},
     {"hooks", "intervene", "loop", "observe"},
     {"api"},
-    {"cli", "manifest", "pipelines", "plots", "recorder", "video"},  # the edges
+    {  # the edges
+        "cli",
+        "compare",
+        "comparison",
+        "manifest",
+        "metrics",
+        "pipelines",
+        "plots",
+        "recorder",
+        "report",
+        "video",
+    },
 ]
 # What each tier may import from outside, beside the standard library.
 OUTSIDE = [{"torch", "safetensors", "triton"}, {"torch"}, {"torch", "diffusers"}, {"torch"}, None]

@@ -37,6 +37,7 @@ from stas.manifest import Manifest
 
 if TYPE_CHECKING:
     from stas.api import SteeringHandle
+    from stas.comparison import Comparison
     from stas.pipelines import PipelineOptions
     from stas.stats import ActivationStats
 
@@ -1071,6 +1072,134 @@ def _say_findings(stats: ActivationStats) -> None:
         notes.print(
             f"[yellow]Warning:[/] {found.nonfinite} values belong to samples with a NaN or an "
             "infinity and were left out."
+        )
+
+
+@app.command()
+@_stoppable
+def compare(
+    prompt: Annotated[str | None, typer.Argument(help="What the videos are to show.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Text file of prompts, one a line.")] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN",
+            help="off, on, a named intervention (zero, mean, scale-all, scale-first-frame, "
+            "max-first-frame, boundary, stas) or a STASConfig as JSON; may be repeated, and the "
+            "first is what the others are compared with. By default off and on.",
+        ),
+    ] = None,
+    seed: Annotated[
+        str, typer.Option(help="Seeds of each prompt: numbers and ranges, as in 0,7,10-13.")
+    ] = "0",
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="DINO or CLIP model for similarity curves, as in facebook/dino-vitb16; may be "
+            "repeated.",
+        ),
+    ] = None,
+    frames: Frames = None,
+    size: Size = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second of the files.")] = None,
+    model: Model = "bundled",
+    revision: Revision = None,
+    device: Device = "auto",
+    dtype: DTypeName = "auto",
+    offload: OffloadName = "none",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder of the comparison.")
+    ] = Path("comparison"),
+    force: Force = False,
+) -> None:
+    """Make the same videos with steering off and on, and show and measure what differs.
+
+    The folder gets a report.html that opens in a browser, the videos, and the numbers as CSV.
+    Ctrl-C keeps what is finished.
+    """
+    wanted, seeds = _prompts(prompt, prompts), _seeds(seed)
+    chosen = [(entry, number) for entry in wanted for number in seeds]
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"{str(output)!r} is a file, but a comparison is a folder.")
+    if not force and output.exists() and any(output.iterdir()):
+        raise FileExistsError(
+            f"{str(output)!r} is there already and not empty. Give another -o, or --force to "
+            "overwrite."
+        )
+    arguments = _call_options(frames, size, steps, guidance)
+
+    from stas.compare import compare as compare_runs
+    from stas.comparison import Sample, read_run
+    from stas.metrics import load_encoder
+    from stas.pipelines import PipelineOptions
+
+    if fps is not None:
+        check_fps(fps)
+    runs = [read_run(text) for text in run or ("off", "on")]
+    # Within the folder the names of generate's files, made unique where two prompts share words.
+    stems = [p.stem for p in _places(Path(), [(entry.text, number) for entry, number in chosen])]
+    samples = [
+        Sample(stem, entry.text, number, entry.origin)
+        for stem, (entry, number) in zip(stems, chosen, strict=True)
+    ]
+    maker = _Maker(
+        PipelineOptions(model=model, revision=revision, device=device, dtype=dtype, offload=offload)
+    )
+    encoders = [load_encoder(source, device=maker.options.device) for source in encoder or ()]
+    columns = (
+        BarColumn(),
+        TextColumn("video {task.fields[video]} of {task.fields[videos]}"),
+        TextColumn("step {task.fields[step]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    videos = len(samples) * len(runs)
+    with Progress(*columns, console=notes) as progress:
+        task = progress.add_task("", total=None, video=1, videos=videos, step=0)
+
+        def report(number: int, done: int, steps: int) -> None:
+            progress.update(
+                task,
+                total=videos * max(1, steps),
+                completed=number * steps + done,
+                video=number + 1,
+                step=f"{done} of {steps}",
+            )
+
+        result = compare_runs(
+            maker.pipeline,
+            runs,
+            samples,
+            output,
+            options=maker.options,
+            arguments=arguments,
+            fps=fps,
+            encoders=encoders,
+            report=report,
+        )
+    _say_differences(result)
+    console.print(escape(str(output / "report.html")))
+
+
+def _say_differences(result: Comparison) -> None:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("measure", "run", "difference", "95 % interval", "n", "in words"):
+        table.add_column(heading, justify="right" if heading in ("difference", "n") else "left")
+    for row in result.differences():
+        difference, pairs = (
+            ("-", "0")
+            if row.found is None
+            else (f"{row.found.difference:+.3g}", str(row.found.pairs))
+        )
+        cells = (difference, row.interval, pairs)
+        table.add_row(row.measure, escape(row.run), *cells, row.words)
+    (console if console.is_terminal else Console(width=200)).print(table)
+    if result.missing:
+        notes.print(
+            f"Not measured: {', '.join(result.missing)}. They need pip install 'stas\\[metrics]'."
         )
 
 

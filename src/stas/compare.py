@@ -1,0 +1,358 @@
+"""The same prompts and seeds under several steering configs: videos, curves and paired differences.
+
+The first run is what the others are compared with. Every number is taken from the exact frames.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from datetime import datetime
+from fractions import Fraction
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import av
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from stas.api import steer
+from stas.comparison import Comparison, Run, Sample
+from stas.files import whole_file
+from stas.manifest import Manifest, dims_record, frames_record, model_record, versions_record
+from stas.metrics import ImageEncoder, available_names, check_frames, measure
+from stas.pipelines import (
+    PipelineOptions,
+    call_arguments,
+    frame_map,
+    frames_per_second,
+    generate,
+)
+from stas.report import write_report
+from stas.video import Frames, strip, write_mp4
+
+matplotlib.use("Agg")
+
+# Okabe and Ito's colours, told apart with any colour vision; the lines differ as well.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", "-.", ":")
+SHOWN_SIDE = 192  # pixels: smaller videos are enlarged in pictures that people look at
+
+
+def compare(
+    pipeline: Any,
+    runs: Sequence[Run],
+    samples: Sequence[Sample],
+    folder: str | os.PathLike[str],
+    *,
+    options: PipelineOptions,
+    arguments: Mapping[str, Any] | None = None,
+    fps: float | None = None,
+    encoders: Sequence[ImageEncoder] = (),
+    report: Callable[[int, int, int], None] | None = None,
+) -> Comparison:
+    """Make every sample under every run, measure, and write what there is to see.
+
+    Into `folder` go, for each sample, one video with the runs side by side (.mp4) and a strip of
+    frames (.png); `videos/` with each video for people (.mp4), exact to the bit (.mkv, H.264 in
+    RGB without loss), and its manifest (.json); `curves.png` and `curves.csv`, `values.csv`,
+    `differences.csv`, and `report.html`, one file that holds all to look at.
+
+    Ctrl-C keeps the finished videos and writes tables and report of the samples that are whole.
+
+    Args:
+        pipeline: A pipeline from `load_pipeline`; each video is steered anew.
+        runs: Two or more of different names; the first is what the others are compared with.
+        samples: At least one, with names that differ.
+        folder: Made if it isn't there; files of the same names are replaced.
+        options: What the pipeline was loaded with, for the manifests.
+        arguments: Further arguments of the pipeline's call.
+        fps: Of the videos; the model's own by default.
+        encoders: Image encoders for similarity curves, see `stas.metrics.load_encoder`.
+        report: Called with (finished videos, finished steps, steps) as it goes on.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        ValueError: Fewer than two runs, a name twice, nothing to compare, or what the pipeline or
+            `steer` refuses; all before the first video.
+        OSError: The folder can't be written to.
+    """
+    for what, names in (("run", [r.name for r in runs]), ("sample", [s.name for s in samples])):
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"Two {what}s have the name {twice[0]!r}: their files would be one.")
+    if len(runs) < 2 or not samples:
+        raise ValueError(
+            f"A comparison needs two runs and one sample at least, but got {len(runs)} and "
+            f"{len(samples)}."
+        )
+    calls = [
+        call_arguments(pipeline, {**(arguments or {}), "prompt": sample.prompt})
+        for sample in samples
+    ]
+    if calls[0].get("num_frames", 2) < 2:
+        raise ValueError("One frame has no transition to be compared: ask for more frames.")
+    frame_map(pipeline)  # a pipeline that decodes part by part has none
+    for run in runs:
+        if run.config is not None:
+            with steer(pipeline, run.config):
+                pass
+    folder = Path(folder)
+    (folder / "videos").mkdir(parents=True, exist_ok=True)
+    result = Comparison(
+        runs=runs,
+        samples=samples,
+        arguments={k: v for k, v in calls[0].items() if k != "prompt"},
+        model=options.model,
+        device=options.device,
+        fps=frames_per_second(pipeline) if fps is None else fps,
+        names=available_names(),
+    )
+    try:
+        for number, (sample, call) in enumerate(zip(samples, calls, strict=True)):
+            videos: dict[str, Frames] = {}
+            for place, run in enumerate(runs, number * len(runs)):
+
+                def tell(done: int, steps: int, place: int = place) -> None:
+                    if report is not None:
+                        report(place, done, steps)
+
+                stem = folder / "videos" / f"{sample.name}-{run.name}"
+                videos[run.name] = _make(pipeline, run, sample, call, stem, options, result, tell)
+            _finish_sample(pipeline, sample, videos, folder, encoders, result)
+    finally:
+        # After an error or Ctrl-C too: what is whole is worth its tables.
+        if result.finished:
+            write_summary(result, folder)
+    return result
+
+
+def _make(
+    pipeline: Any,
+    run: Run,
+    sample: Sample,
+    arguments: Mapping[str, Any],
+    stem: Path,
+    options: PipelineOptions,
+    result: Comparison,
+    report: Callable[[int, int], None],
+) -> Frames:
+    """One video: its files, and its exact frames."""
+    started = monotonic()
+    with nullcontext() if run.config is None else steer(pipeline, run.config) as handle:
+        frames = generate(pipeline, arguments, sample.seed, report=report)
+        # Without the first line, which repeats the config.
+        said = "nothing" if handle is None else "\n".join(handle.summary().splitlines()[1:])
+    seconds = monotonic() - started
+    result.steered[run.name] = said
+    record = Manifest(
+        pipeline=asdict(options),
+        model=model_record(pipeline, options.revision),
+        arguments=arguments,
+        prompt_file=sample.prompt_file,
+        seed=sample.seed,
+        fps=result.fps,
+        steering=None if run.config is None else run.config.to_dict(),
+        dims=None if handle is None else dims_record(handle),
+        frames=frames_record(frames),
+        versions=versions_record(),
+        device=options.device,
+        seconds=round(seconds, 2),
+        created=datetime.now().astimezone().isoformat(timespec="seconds"),
+    )
+    # The last to open is the first to appear: a manifest only beside its videos.
+    with (
+        whole_file(_with_suffix(stem, ".json")) as manifest,
+        whole_file(_with_suffix(stem, ".mkv")) as exact,
+        whole_file(_with_suffix(stem, ".mp4")) as video,
+    ):
+        write_mp4(video, frames, result.fps)
+        write_exact(exact, frames, result.fps)
+        manifest.write_text(record.to_json(), encoding="utf-8")
+    return frames
+
+
+def _with_suffix(stem: Path, suffix: str) -> Path:
+    """`Path.with_suffix` would cut a run named by a config like scale-1.2."""
+    return stem.with_name(stem.name + suffix)
+
+
+def write_exact(path: str | os.PathLike[str], frames: Frames, fps: float) -> None:
+    """Write frames (T, H, W, 3), uint8, without loss: H.264 in RGB, quantiser 0, Matroska.
+
+    `stas.video.read_video` gives back the same pixels. Few players know the format.
+
+    Example:
+        >>> import tempfile
+        >>> from stas.video import read_video
+        >>> frames = np.arange(2 * 16 * 16 * 3, dtype=np.uint8).reshape(2, 16, 16, 3)
+        >>> path = tempfile.mkdtemp() + "/exact.mkv"
+        >>> write_exact(path, frames, fps=8)
+        >>> bool((read_video(path) == frames).all())
+        True
+    """
+    with av.open(str(path), "w", format="matroska") as container:
+        rate = Fraction(fps).limit_denominator(1001)
+        stream: Any = container.add_stream("libx264rgb", rate=rate)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt, stream.options = "rgb24", {"qp": "0"}
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+def _finish_sample(
+    pipeline: Any,
+    sample: Sample,
+    videos: Mapping[str, Frames],
+    folder: Path,
+    encoders: Sequence[ImageEncoder],
+    result: Comparison,
+) -> None:
+    """Measure a sample whose videos are all there, and put them side by side."""
+    first = next(iter(videos.values()))
+    frames_of = frame_map(pipeline)
+    measured = {
+        name: measure(check_frames(frames), frames_of, result.names, encoders)
+        for name, frames in videos.items()
+    }
+    with (
+        whole_file(_with_suffix(folder / sample.name, ".png")) as picture,
+        whole_file(_with_suffix(folder / sample.name, ".mp4")) as video,
+    ):
+        write_mp4(video, side_by_side(videos), result.fps)
+        strips(videos).save(picture)
+    for name, frames in videos.items():
+        same = int(np.array_equal(frames, first))
+        result.identical[name] = result.identical.get(name, 0) + same
+    result.finished.append(measured)
+
+
+def _labelled(frames: Frames, text: str) -> Frames:
+    """Frames under a bar with a text that can be read when the whole is scaled to a page."""
+    width = frames.shape[2]
+    size = max(14, width // 70)
+    bar = Image.new("RGB", (width, 2 * (size // 2 + 5)), "black")  # even, for yuv420p
+    draw = ImageDraw.Draw(bar)
+    font = ImageFont.load_default(size)
+    draw.text((6, bar.height // 2), text, fill="white", font=font, anchor="lm")
+    bars = np.broadcast_to(np.asarray(bar), (len(frames), *np.asarray(bar).shape))
+    return np.concatenate([bars, frames], axis=1)
+
+
+def side_by_side(videos: Mapping[str, Frames]) -> Frames:
+    """Videos of one size beside one another under their names, small ones enlarged.
+
+    Args:
+        videos: By name, (T, H, W, 3).
+
+    Returns:
+        (T, H', W', 3): each is enlarged by a whole number, below a bar with its name.
+    """
+    panes = []
+    for name, frames in videos.items():
+        factor = max(1, -(-SHOWN_SIDE // min(frames.shape[1:3])))
+        panes.append(_labelled(frames.repeat(factor, axis=1).repeat(factor, axis=2), name))
+    return np.concatenate(panes, axis=2)
+
+
+def strips(videos: Mapping[str, Frames]) -> Image.Image:
+    """A strip of frames for each video, one below the other under their names."""
+    rows = [_labelled(np.asarray(strip(frames))[None], name)[0] for name, frames in videos.items()]
+    return Image.fromarray(np.concatenate(rows, axis=0))
+
+
+def write_summary(result: Comparison, folder: Path) -> None:
+    """Write the curves, the tables and the report of the finished samples."""
+    with whole_file(folder / "curves.png") as path:
+        draw_curves(result).savefig(path)
+    _write_table(folder / "curves.csv", _curve_rows(result))
+    _write_table(folder / "values.csv", _value_rows(result))
+    _write_table(folder / "differences.csv", _difference_rows(result))
+    write_report(result, folder)
+
+
+def draw_curves(result: Comparison) -> Figure:
+    """The curves over the transitions, the mean over samples, cross-chunk transitions marked.
+
+    With a DINO or CLIP encoder this is the paper's Fig. 4. Drawn are the pixel difference, SSIM
+    and the encoders' similarities; the other curves are in `curves.csv`.
+    """
+    first = result.finished[0][result.runs[0].name]
+    shown = [
+        name
+        for name in first.curves
+        if name in ("pixel difference", "ssim") or "similarity" in name
+    ]
+    figure = Figure(figsize=(8.0, 0.8 + 2.6 * len(shown)), dpi=100, layout="constrained")
+    panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    places = np.arange(len(first.cross))
+    for axes, name in zip(panels, shown, strict=True):
+        for number, place in enumerate(places[first.cross]):
+            label = "cross-chunk transition" if number == 0 else None
+            axes.axvspan(place - 0.5, place + 0.5, color="0.88", label=label, zorder=0)
+        for number, run in enumerate(result.runs):
+            values = np.mean([sample[run.name].curves[name] for sample in result.finished], axis=0)
+            axes.plot(
+                places,
+                values,
+                LINES[number % len(LINES)],
+                color=COLOURS[number % len(COLOURS)],
+                marker="o",
+                markersize=3.5,
+                label=run.name,
+            )
+        axes.set_ylabel(name)
+    panels[-1].set_xlabel("transition from pixel frame p to p + 1")
+    panels[-1].xaxis.get_major_locator().set_params(integer=True)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)))
+    count = len(result.finished)
+    panels[0].set_title(f"mean over {count} video{'s' * (count > 1)} a run", fontsize=10)
+    return figure
+
+
+Rows = Iterable[Sequence[object]]
+
+
+def _curve_rows(result: Comparison) -> Rows:
+    yield ["sample", "run", "measure", "transition", "cross-chunk", "value"]
+    for sample, by_run in zip(result.samples, result.finished, strict=False):
+        for run, metrics in by_run.items():
+            for name, curve in metrics.curves.items():
+                for place, value in enumerate(curve):
+                    cross = int(metrics.cross[place])
+                    yield [sample.name, run, name, place, cross, float(value)]
+
+
+def _value_rows(result: Comparison) -> Rows:
+    yield ["sample", "prompt", "seed", "run", "measure", "value"]
+    for sample, by_run in zip(result.samples, result.finished, strict=False):
+        for run, metrics in by_run.items():
+            for name, value in metrics.summary().items():
+                yield [sample.name, sample.prompt, sample.seed, run, name, value]
+
+
+def _difference_rows(result: Comparison) -> Rows:
+    base = result.runs[0].name
+    yield ["measure", "run", f"mean {base}", "mean run", "difference", "low", "high", "n", "words"]
+    for row in result.differences():
+        found = row.found
+        numbers = (found.difference, found.low, found.high, found.pairs) if found else ("",) * 4
+        yield [row.measure, row.run, row.before, row.after, *numbers, row.words]
+
+
+def _write_table(path: Path, rows: Rows) -> None:
+    with (
+        whole_file(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        csv.writer(file).writerows(rows)

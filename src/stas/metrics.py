@@ -1,0 +1,401 @@
+"""What can be measured on the exact frames of one video, and which transitions it is split by.
+
+All but the similarities needs no weights. `scikit-image` and `opencv-python-headless` (the extra
+`metrics`) do SSIM, PSNR, optical flow and sharpness and are imported where they are used. The
+similarities need weights of an image encoder, which transformers downloads or finds in its cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec as find_module
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from stas.tokens import FrameMap
+from stas.video import Frames
+
+Values = npt.NDArray[np.float64]
+Flow = npt.NDArray[np.float32]
+
+SMALLEST = 16  # pixels a side: below, neither SSIM's window nor optical flow has room
+FORWARD_BACKWARD = (0.01, 0.5)  # of Sundaram, Brox and Keutzer, 2010, as Lai et al., 2018 use them
+
+
+@dataclass(frozen=True)
+class VideoMetrics:
+    """What was measured on one video of T frames.
+
+    Args:
+        curves: By name, (T - 1,): one value for each transition from frame p to p + 1.
+        frames: By name, (T,): one value for each frame.
+        cross: (T - 1,), true where a transition leads from one latent frame to the next.
+    """
+
+    curves: dict[str, Values]
+    frames: dict[str, Values]
+    cross: npt.NDArray[np.bool_]
+
+    def summary(self) -> dict[str, float]:
+        """One number for each thing measured.
+
+        Curves give their mean, and their means over the transitions within latent frames
+        ("NAME, within chunks") and across them ("NAME, across chunks"); values per frame give
+        their mean and the first frame's ("NAME, first frame"). NaN where there is no such
+        transition or no value; a transition without a value is left out of a mean.
+        """
+        numbers: dict[str, float] = {}
+        for name, curve in self.curves.items():
+            numbers[name] = _mean(curve)
+            numbers[f"{name}, within chunks"] = _mean(curve[~self.cross])
+            numbers[f"{name}, across chunks"] = _mean(curve[self.cross])
+        for name, values in self.frames.items():
+            numbers[name] = _mean(values)
+            numbers[f"{name}, first frame"] = float(values[0])
+        return numbers
+
+
+def _mean(values: Values) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def cross_chunk(count: int, frame_map: FrameMap) -> npt.NDArray[np.bool_]:
+    """Which transitions of a video of `count` frames lead from one latent frame to the next.
+
+    Returns:
+        (count - 1,); entry p is the transition from pixel frame p to p + 1.
+
+    Example:
+        >>> cross_chunk(6, FrameMap(4)).tolist()
+        [True, False, False, False, True]
+    """
+    return np.array([frame_map.is_cross_chunk(p) for p in range(count - 1)], dtype=bool)
+
+
+def check_frames(frames: Any) -> Frames:
+    """The frames as they are, if they can be measured.
+
+    Raises:
+        TypeError: Not 8-bit: measured are the exact frames of a video, from
+            `stas.video.to_frames` or a lossless file.
+        ValueError: NaN or infinite pixels, another shape than (T, H, W, 3), fewer than two
+            frames, or sides below 16 pixels.
+    """
+    array = np.asarray(frames)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError("The frames hold NaN or infinite pixels, so nothing can be measured.")
+    if array.dtype != np.uint8:
+        raise TypeError(
+            f"Frames are measured as uint8, but got {array.dtype}. stas.video.to_frames makes "
+            "them from what a pipeline returns."
+        )
+    if array.ndim != 4 or array.shape[-1] != 3:
+        raise ValueError(
+            f"Frames are (frames, height, width, 3), but got shape {array.shape}. Repeat the one "
+            "channel of a grayscale video three times."
+        )
+    count, height, width = array.shape[:3]
+    if count < 2 or min(height, width) < SMALLEST:
+        raise ValueError(
+            f"A video to be measured has at least two frames and {SMALLEST} x {SMALLEST} pixels, "
+            f"but got {count} of {width} x {height}."
+        )
+    return array
+
+
+def _extra(module: str) -> Any:
+    """A module of the extra `metrics`."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"This measure needs the package {error.name}: pip install 'stas[metrics]'."
+        ) from error
+
+
+def _pairs(frames: Frames) -> Iterator[tuple[Frames, Frames]]:
+    return pairwise(frames)
+
+
+def pixel_difference(frames: Frames) -> Values:
+    """Mean absolute difference of consecutive frames, (T - 1,), in levels of 0 to 255.
+
+    Example:
+        >>> pixel_difference(np.stack([np.full((16, 16, 3), v, np.uint8) for v in (0, 3, 1)]))
+        array([3., 2.])
+    """
+    # Pair by pair: a whole video in a wider type is large.
+    pairs = _pairs(check_frames(frames))
+    return np.array([np.abs(a.astype(np.int16) - b).mean() for a, b in pairs])
+
+
+def temporal_flickering(frames: Frames) -> float:
+    """VBench's temporal flickering: (255 - the mean of `pixel_difference`) / 255, higher is calmer.
+
+    The score before VBench's normalisation, and without the filter by which VBench keeps only
+    videos that ought to be static: a moving object counts as flicker.
+
+    Example:
+        >>> temporal_flickering(np.zeros((3, 16, 16, 3), np.uint8))
+        1.0
+    """
+    return float((255.0 - pixel_difference(frames).mean()) / 255.0)
+
+
+def ssim(frames: Frames) -> Values:
+    """Structural similarity of consecutive frames, (T - 1,), 1 for equal ones.
+
+    Wang et al., 2004, by scikit-image with the paper's Gaussian window, averaged over the colours.
+    """
+    metrics = _extra("skimage.metrics")
+    options = {
+        "channel_axis": -1,
+        "data_range": 255,
+        "gaussian_weights": True,
+        "sigma": 1.5,
+        "use_sample_covariance": False,
+    }
+    pairs = _pairs(check_frames(frames))
+    return np.array([metrics.structural_similarity(a, b, **options) for a, b in pairs])
+
+
+def psnr(frames: Frames) -> Values:
+    """Peak signal-to-noise ratio of consecutive frames, (T - 1,), in dB; infinite if equal."""
+    metrics = _extra("skimage.metrics")
+    with np.errstate(divide="ignore"):
+        pairs = _pairs(check_frames(frames))
+        return np.array([metrics.peak_signal_noise_ratio(a, b, data_range=255) for a, b in pairs])
+
+
+def optical_flow(frames: Frames) -> Iterator[tuple[Flow, Flow]]:
+    """Dense flow of each transition, forth and back, by OpenCV's DIS (Kroeger et al., 2016).
+
+    Yields:
+        For each transition p: (H, W, 2) from frame p to p + 1 and from p + 1 to p, in pixels, as
+        (x, y).
+    """
+    cv2 = _extra("cv2")
+    grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in check_frames(frames)]
+    estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    for gray, following in pairwise(grays):
+        yield estimator.calc(gray, following, None), estimator.calc(following, gray, None)
+
+
+def flow_metrics(frames: Frames) -> dict[str, Values]:
+    """Motion and warping error, from one pass of optical flow.
+
+    - "motion": mean length of the flow from a frame to the next, in pixels.
+    - "warping error": the next frame is drawn back along the flow, and its mean squared difference
+      from the frame is taken, with pixels of 0 to 1, over those pixels that the flow forth and
+      back agrees on and that stay in the picture (Lai et al., 2018, with DIS for the flow [our
+      choice]). NaN where no pixel is left.
+
+    Returns:
+        Both, (T - 1,).
+    """
+    cv2 = _extra("cv2")
+    frames = check_frames(frames)
+    height, width = frames.shape[1:3]
+    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
+    motion, error = [], []
+    for (frame, following), (forth, back) in zip(_pairs(frames), optical_flow(frames), strict=True):
+        target = grid + forth
+        inside = ((target >= 0) & (target <= (width - 1, height - 1))).all(-1)
+        returned = cv2.remap(back, target, None, cv2.INTER_LINEAR)
+        share, constant = FORWARD_BACKWARD
+        lengths = (forth**2).sum(-1) + (returned**2).sum(-1)
+        agreed = inside & (((forth + returned) ** 2).sum(-1) <= share * lengths + constant)
+        drawn = cv2.remap(following, target, None, cv2.INTER_LINEAR)
+        difference = (drawn[agreed].astype(np.float64) - frame[agreed]) / 255.0
+        error.append((difference**2).mean() if len(difference) else float("nan"))
+        motion.append(np.linalg.norm(forth, axis=-1).mean())
+    return {"motion": np.array(motion, np.float64), "warping error": np.array(error, np.float64)}
+
+
+def sharpness(frames: Frames) -> Values:
+    """Variance of the Laplacian of each frame's gray levels, (T,); noise counts as sharp too."""
+    cv2 = _extra("cv2")
+    grays = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in check_frames(frames))
+    return np.array([cv2.Laplacian(gray, cv2.CV_64F).var() for gray in grays])
+
+
+def colourfulness(frames: Frames) -> Values:
+    """Colourfulness of each frame by Hasler and Suesstrunk, 2003, (T,); 0 for gray.
+
+    Example:
+        >>> colourfulness(np.full((2, 16, 16, 3), 90, np.uint8))
+        array([0., 0.])
+    """
+    values = []
+    for frame in check_frames(frames):
+        red, green, blue = frame.astype(np.float64).transpose(2, 0, 1)
+        opponents = np.stack([red - green, (red + green) / 2 - blue])
+        spread = np.hypot(*opponents.std((1, 2)))
+        values.append(spread + 0.3 * np.hypot(*opponents.mean((1, 2))))
+    return np.array(values)
+
+
+# By the names of the results that each gives.
+CURVES: dict[tuple[str, ...], Callable[[Frames], dict[str, Values]]] = {
+    ("pixel difference",): lambda frames: {"pixel difference": pixel_difference(frames)},
+    ("ssim",): lambda frames: {"ssim": ssim(frames)},
+    ("psnr",): lambda frames: {"psnr": psnr(frames)},
+    ("warping error", "motion"): flow_metrics,
+}
+FRAMES: dict[str, Callable[[Frames], Values]] = {
+    "sharpness": sharpness,
+    "colourfulness": colourfulness,
+}
+NAMES = tuple(name for names in CURVES for name in names) + tuple(FRAMES)
+WITHOUT_EXTRA = ("pixel difference", "colourfulness")
+
+
+def available_names() -> tuple[str, ...]:
+    """The measures that the installed packages allow: `NAMES`, or `WITHOUT_EXTRA`."""
+    return NAMES if find_module("cv2") and find_module("skimage") else WITHOUT_EXTRA
+
+
+def measure(
+    frames: Frames,
+    frame_map: FrameMap,
+    names: Sequence[str] = NAMES,
+    encoders: Sequence[ImageEncoder] = (),
+) -> VideoMetrics:
+    """Measure one video.
+
+    Args:
+        frames: (T, H, W, 3), uint8, exact (not read back from a compressed file).
+        frame_map: Which pixel frames share a latent frame.
+        names: Of `NAMES`; all that need no weights by default.
+        encoders: Each adds "NAME similarity" of consecutive frames and "NAME similarity to the
+            first frame".
+
+    Returns:
+        Curves, values per frame, and which transitions cross latent frames.
+
+    Raises:
+        ImportError: The extra `metrics` is missing; `WITHOUT_EXTRA` are the names that do without.
+        TypeError: See `check_frames`.
+        ValueError: See `check_frames`, or there is no such measure.
+
+    Example:
+        >>> video = np.zeros((5, 16, 16, 3), np.uint8)
+        >>> video[1:] = 9
+        >>> measured = measure(video, FrameMap(4), WITHOUT_EXTRA)
+        >>> measured.summary()["pixel difference, across chunks"]
+        9.0
+        >>> measured.summary()["pixel difference, within chunks"]
+        0.0
+    """
+    frames = check_frames(frames)
+    if unknown := [name for name in names if name not in NAMES]:
+        raise ValueError(
+            f"There is no measure {', '.join(map(repr, unknown))}. Known: {', '.join(NAMES)}."
+        )
+    curves: dict[str, Values] = {}
+    for given, function in CURVES.items():
+        if any(name in names for name in given):
+            curves |= {k: v for k, v in function(frames).items() if k in names}
+    for encoder in encoders:
+        features = encoder.features(frames)
+        curves[f"{encoder.name} similarity"] = consecutive_similarity(features)
+        curves[f"{encoder.name} similarity to the first frame"] = first_frame_similarity(features)
+    return VideoMetrics(
+        curves=curves,
+        frames={name: function(frames) for name, function in FRAMES.items() if name in names},
+        cross=cross_chunk(len(frames), frame_map),
+    )
+
+
+def consecutive_similarity(features: Any) -> Values:
+    """Cosine similarity of consecutive frames' features (T, D): (T - 1,), the paper's Fig. 4."""
+    unit = _unit(features)
+    return cast(Values, (unit[:-1] * unit[1:]).sum(1))
+
+
+def first_frame_similarity(features: Any) -> Values:
+    """Cosine similarity of frames 1, 2, ... to frame 0, from features (T, D): (T - 1,)."""
+    unit = _unit(features)
+    return cast(Values, unit[1:] @ unit[0])
+
+
+def _unit(features: Any) -> Values:
+    values = np.asarray(features, dtype=np.float64)
+    if values.ndim != 2 or len(values) < 2:
+        raise ValueError(f"Features are (frames >= 2, width), but got shape {values.shape}.")
+    return cast(Values, values / np.linalg.norm(values, axis=1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """A pretrained image encoder that gives each frame one feature vector.
+
+    Made by `load_encoder`. Features are the projected embedding for CLIP, and the last layer's
+    class token for all others (DINO, DINOv2).
+    """
+
+    name: str
+    model: Any = field(repr=False)
+    processor: Any = field(repr=False)
+
+    def features(self, frames: Frames, *, batch: int = 16) -> Values:
+        """Features of frames (T, H, W, 3), uint8: (T, D), not normalised."""
+        import torch
+        from PIL import Image
+
+        rows = []
+        for start in range(0, len(frames), batch):
+            pictures = [Image.fromarray(frame) for frame in frames[start : start + batch]]
+            pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
+            pixels = pixels.to(self.model.device, self.model.dtype)
+            with torch.no_grad():
+                if hasattr(self.model, "get_image_features"):
+                    found = self.model.get_image_features(pixel_values=pixels)
+                    # transformers 5 returns an output object, 4 the tensor.
+                    found = getattr(found, "pooler_output", found)
+                else:
+                    found = self.model(pixel_values=pixels).last_hidden_state[:, 0]
+            rows.append(found.double().cpu().numpy())
+        return np.concatenate(rows)
+
+
+def load_encoder(source: str, *, device: str = "cpu") -> ImageEncoder:
+    """Load an image encoder, from a folder, transformers' cache or the hub.
+
+    The paper shows DINO and CLIP similarities and its text does not name checkpoints; VBench uses
+    DINO ViT-B/16 (`facebook/dino-vitb16`) and CLIP ViT-B/32 (`openai/clip-vit-base-patch32`).
+    Frames are resized and cropped as the checkpoint's own preprocessor says, so numbers are near
+    VBench's and not equal to them.
+
+    Args:
+        source: Hub id or folder of a ViT (DINO), DINOv2 or CLIP model, with its
+            `preprocessor_config.json`.
+        device: Where it runs.
+
+    Raises:
+        OSError: It is not here and can't be downloaded; the message says how to get it.
+        ValueError: It is no image encoder.
+    """
+    from transformers import AutoImageProcessor, AutoModel
+
+    try:
+        model = AutoModel.from_pretrained(source).to(device).eval()
+        if not hasattr(model.config, "vision_config") and not hasattr(model.config, "patch_size"):
+            raise ValueError(
+                f"{source!r} is a {type(model).__name__}, and no image encoder: expected a DINO, "
+                "DINOv2 or CLIP model."
+            )
+        processor = AutoImageProcessor.from_pretrained(source)
+    except OSError as error:
+        raise OSError(
+            f"The image encoder {source!r} is not on this machine and can't be downloaded: "
+            f"{str(error).splitlines()[0]} Download it where there is a network, by `hf download "
+            f"{source}`, and copy the cache (HF_HOME), or give a folder that holds it."
+        ) from error
+    return ImageEncoder(source.rstrip("/").rpartition("/")[2], model, processor)

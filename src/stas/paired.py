@@ -1,0 +1,86 @@
+"""Paired differences: the same prompt and seed, off and on, and what the interval says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+NO_DIFFERENCE = "no difference shown"
+TOO_FEW = "too few pairs to tell"
+# With n pairs that differ by chance alone, all point one way in 2 of 2**n cases, and the bootstrap
+# then always leaves out zero: from 6 on that is below the 5 % that the interval stands for.
+FEWEST_PAIRS = 6
+DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """The mean of on - off over pairs.
+
+    Args:
+        difference: The mean.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        pairs: How many pairs, n.
+        words: What that says: "no difference shown" when the interval holds zero, "too few pairs
+            to tell" when it does not but comes from fewer than 6 pairs, else which way.
+    """
+
+    difference: float
+    low: float
+    high: float
+    pairs: int
+    words: str
+
+
+def paired_difference(
+    off: torch.Tensor | Sequence[float],
+    on: torch.Tensor | Sequence[float],
+    *,
+    words: tuple[str, str] = ("lower", "higher"),
+) -> PairedDifference:
+    """Mean of on - off with its 95 % bootstrap interval, and what that says in words.
+
+    The percentile bootstrap over pairs, 10,000 draws of a fixed seed. It is narrow for few pairs,
+    and pairs that share a prompt count as independent: then it speaks of those prompts alone.
+
+    Args:
+        off: One number a pair, (n,).
+        on: The same pairs, (n,).
+        words: For a difference below and above zero.
+
+    Returns:
+        Difference, interval, n and words.
+
+    Raises:
+        ValueError: Not as many of one as of the other, none at all, or NaN or infinite numbers.
+
+    Example:
+        >>> found = paired_difference([1, 2, 3, 4, 5, 6], [2, 3, 4, 6, 6, 7])
+        >>> found.pairs, found.words
+        (6, 'higher')
+    """
+    before = torch.as_tensor(off, dtype=torch.float64)
+    after = torch.as_tensor(on, dtype=torch.float64)
+    if before.ndim != 1 or before.shape != after.shape or not len(before):
+        raise ValueError(
+            "Pairs are two lists of as many numbers, one at least, but got shapes "
+            f"{tuple(before.shape)} and {tuple(after.shape)}."
+        )
+    difference = after - before
+    if not difference.isfinite().all():
+        raise ValueError("A pair holds a NaN or an infinity: leave such pairs out, and say so.")
+    draws = torch.randint(
+        len(difference), (DRAWS, len(difference)), generator=torch.Generator().manual_seed(0)
+    )
+    ends = difference[draws].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+    low, high = ends.tolist()
+    if low <= 0 <= high:
+        said = NO_DIFFERENCE
+    elif len(difference) < FEWEST_PAIRS:
+        said = TOO_FEW
+    else:
+        said = words[low > 0]
+    return PairedDifference(difference.mean().item(), low, high, len(difference), said)

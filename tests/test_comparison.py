@@ -1,0 +1,51 @@
+"""Runs by name, and the table of differences from numbers that are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stas.comparison import Comparison, Run, Sample, read_run
+from stas.config import STASConfig
+from stas.interventions import INTERVENTIONS, preset
+from stas.metrics import VideoMetrics
+
+
+def fake(off, on):
+    """A comparison with one measure: one number a sample, off and on."""
+    runs = [Run("off", None), Run("on", STASConfig())]
+    samples = [Sample(str(n), "x", n) for n in range(len(off))]
+    cross = np.array([True])
+    finished = [
+        {
+            name: VideoMetrics({"psnr": np.array([value])}, {}, cross)
+            for name, value in (("off", a), ("on", b))
+        }
+        for a, b in zip(off, on, strict=True)
+    ]
+    return Comparison(runs, samples, {}, "m", "cpu", 8, ["psnr"], finished)
+
+
+def test_pairs_without_a_number_are_left_out_and_counted():
+    off = [30.0, np.inf, 31.0, 32.0, 33.0, 34.0, 35.0]
+    on = [31.0, 40.0, 32.0, 33.5, 34.0, 35.0, 36.0]
+    mean, within, across = fake(off, on).differences()
+    assert (mean.found.pairs, mean.words) == (6, "higher")
+    assert mean.before == pytest.approx(32.5) and mean.after == pytest.approx(33.5833, abs=1e-4)
+    assert across.found == mean.found
+    assert within.found is None and within.words == "no number" and within.interval == "-"
+    assert mean.interval == f"{mean.found.low:+.3g} to {mean.found.high:+.3g}"
+    assert fake([1.0], [2.0]).differences()[0].interval == "-"
+    assert fake([1.0, 2.0, 3.0], [2.0, 1.0, 3.0]).differences()[0].words == "no difference shown"
+
+
+def test_runs_by_name_and_by_file(tmp_path):
+    assert read_run("off") == Run("off", None)
+    assert read_run("on") == Run("on", STASConfig())
+    for name in INTERVENTIONS:
+        assert read_run(name) == Run(name, preset(name))
+    config = STASConfig(scale=1.2, regions=("boundary",))
+    config.save(tmp_path / "scale-1.2.json")
+    assert read_run(str(tmp_path / "scale-1.2.json")) == Run("scale-1.2", config)
+    with pytest.raises(ValueError, match="no run 'onn': expected off, on, one of zero, mean"):
+        read_run("onn")
