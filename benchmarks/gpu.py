@@ -302,8 +302,8 @@ def naive(transformer: nn.Module, dims: tuple[int, ...]) -> Iterator[None]:
 def without_triton(attach: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
     """The plain torch operations in place of the fused kernels."""
     with (
-        mock.patch.object(stas.steering, "has_triton", lambda: False),
-        mock.patch.object(stas.stats, "has_triton", lambda: False),
+        mock.patch.object(stas.steering, "has_triton", lambda device: False),
+        mock.patch.object(stas.stats, "has_triton", lambda device: False),
         attach(),
     ):
         yield

@@ -131,3 +131,38 @@ def test_two_pipelines_may_share_a_scheduler(recwarn):
     with stas.steer(one, dims=(1,), start=0.1, stop=0.2), stas.steer(two, dims=(1,)):
         generate(two, steps=2)
     assert not [warning for warning in recwarn if "No step is steered" in str(warning.message)]
+
+
+def test_a_swapped_scheduler_keeps_what_the_call_said():
+    """References stay references, and guidance stays known, when the scheduler was exchanged."""
+
+    from tests.test_model_pipelines import built, run
+
+    for name, branches, guidance in (
+        ("wan vace, one reference", ("cond", "uncond"), True),
+        ("anyflow", ("cond",), False),
+        ("cogvideox", ("cond",), False),
+    ):
+        pipeline, seen = built(name), []
+        before = pipeline.scheduler
+        with stas.steer(pipeline, dims=(3,), branches=branches, stop=1.0) as handle:
+            part = handle._steerings["transformer"]
+            hook = pipeline.transformer.register_forward_hook(
+                lambda *_, part=part, seen=seen: seen.append((part.video.lead, part.acting))
+            )
+            pipeline.scheduler = type(before).from_config(before.config)
+            run(name, guidance)
+            pipeline.scheduler = before
+            hook.remove()
+        assert set(seen) == {(int("reference" in name), True)}
+
+
+def test_a_loop_that_starts_in_the_middle_is_recorded():
+    from tests.test_model_pipelines import built, run
+
+    for name in ("wan video to video", "cogvideox video to video", "easyanimate inpaint"):
+        with stas.record(built(name)) as recording:
+            run(name, True, steps=6)
+        steps = {step for step, _ in recording.stats.cells}
+        assert steps == set(range(recording.stats.num_steps))
+        assert 1 < recording.stats.num_steps < 6

@@ -513,7 +513,15 @@ class _Maker:
                     step=f"{done} of {steps}",
                 )
 
-            return record_videos(self.pipeline, prompts, arguments, path, report=report, **options)
+            return record_videos(
+                self.pipeline,
+                prompts,
+                arguments,
+                path,
+                revision=self.options.revision,
+                report=report,
+                **options,
+            )
 
     def check(self, arguments: dict[str, Any], steering: STASConfig | None) -> None:
         """Raise what is wrong with a request before anything is computed."""

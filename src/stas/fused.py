@@ -59,7 +59,8 @@ def _write_magnitudes(
     magnitude = tl.where(bad > 0, float("nan"), tl.max(found, axis=0))
     if scale != 1.0:
         scaled = magnitude * scale
-        magnitude = tl.where(scaled > largest, largest, scaled)
+        scaled = tl.where(scaled > largest, largest, scaled)
+        magnitude = tl.where(scaled < -largest, -largest, scaled)
     tokens = chunk * CHUNK + tl.arange(0, CHUNK)
     steered = tl.load(mask + tokens, mask=tokens < count, other=0) != 0
     column = hidden + sample.to(tl.int64) * stride_b + tl.load(dims + which) * stride_d

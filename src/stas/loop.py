@@ -51,22 +51,18 @@ class LoopListener:
         self._predictions: list[str] = []  # what a guider asks of the present step, in order
         self._calls = 0
         self._timestep: Any = None
+        self._first = False  # whether the next forward is the first of its loop
 
     def attach(self) -> None:
-        self.scheduler = self.pipeline.scheduler
-        _ObservedMethod.on(self.scheduler, "set_timesteps").listeners.append(self._restart)
-        _ObservedMethod.on(self.scheduler, "step").listeners.append(self._advance)
+        self._listen_to_scheduler()
         for name in self._watched:
             _ObservedMethod.on(self.pipeline, name).listeners.append(self._see)
         self._listen_to_guiders()
 
     def detach(self) -> None:
-        if self.scheduler is not None:
-            _ObservedMethod.off(self.scheduler, "set_timesteps", self._restart)
-            _ObservedMethod.off(self.scheduler, "step", self._advance)
-            for name in self._watched:
-                _ObservedMethod.off(self.pipeline, name, self._see)
-            self.scheduler = None
+        self._leave_scheduler()
+        for name in self._watched:
+            _ObservedMethod.off(self.pipeline, name, self._see)
         self._leave_guiders()
         self.seen = {}
         if self._is_stale():
@@ -79,9 +75,14 @@ class LoopListener:
             RuntimeError: The steered pipeline is not in a denoising loop.
         """
         if self.pipeline.scheduler is not self.scheduler:  # users swap it between calls
-            self.detach()
-            self.attach()
-            self._restart()
+            self._leave_scheduler()
+            self._listen_to_scheduler()
+            self._begin()
+        if self._first:
+            self._first = False
+            # Only now a pipeline has said how many of the timesteps it uses (video to video).
+            if not self._starter and (length := self._num_timesteps()) is not None:
+                self.clock.set(0, max(1, -(-length // self._order())))
         if self._starter and branch == "cond" and self.clock.num_steps is not None:
             self.clock.set(self._calls, self.clock.num_steps)
             self._calls += 1
@@ -124,6 +125,11 @@ class LoopListener:
         return int(getattr(self.scheduler, "order", 1))
 
     def _restart(self, *_: object) -> None:
+        self._begin()
+        if (old := self._num_timesteps()) is not None:
+            self.pipeline._num_timesteps = _Stale(old)
+
+    def _begin(self) -> None:
         for name, (transformer, _spec) in self.transformers.items():
             present = getattr(self.pipeline, name, None)
             if getattr(present, "_orig_mod", present) is not transformer:
@@ -133,10 +139,8 @@ class LoopListener:
                 )
         self._leave_guiders()  # users swap them between calls
         self._listen_to_guiders()
-        self._calls, self._timestep = 0, None
+        self._calls, self._timestep, self._first = 0, None, True
         self._guided = _guidance_is_on(self.pipeline)
-        if (old := self._num_timesteps()) is not None:
-            self.pipeline._num_timesteps = _Stale(old)
         self.clock.begin(max(1, -(-len(self.scheduler.timesteps) // self._order())))
 
     def _advance(self, method: _ObservedMethod, arguments: dict[str, Any]) -> None:
@@ -153,6 +157,17 @@ class LoopListener:
             length = len(self.scheduler.timesteps) - max(0, start)
         order = self._order()
         self.clock.set(self._calls // order, max(1, -(-length // order)))
+
+    def _listen_to_scheduler(self) -> None:
+        self.scheduler = self.pipeline.scheduler
+        _ObservedMethod.on(self.scheduler, "set_timesteps").listeners.append(self._restart)
+        _ObservedMethod.on(self.scheduler, "step").listeners.append(self._advance)
+
+    def _leave_scheduler(self) -> None:
+        if self.scheduler is not None:
+            _ObservedMethod.off(self.scheduler, "set_timesteps", self._restart)
+            _ObservedMethod.off(self.scheduler, "step", self._advance)
+            self.scheduler = None
 
     def _listen_to_guiders(self) -> None:
         present = (getattr(self.pipeline, name, None) for name in ("guider", "guider_2"))

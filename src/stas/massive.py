@@ -270,7 +270,7 @@ def massive_from_magnitudes(
         >>> massive_from_magnitudes([flat]).dims
         ()
     """
-    finite = [m.double() for m in magnitudes if bool(torch.isfinite(m).all()) and m.sum() > 0]
+    finite = [m.cpu().double() for m in magnitudes if bool(torch.isfinite(m).all()) and m.sum() > 0]
     if not finite:
         return MassiveActivations(dims=(), strongest=(), ratios=(), threshold=threshold)
     ratios = torch.stack([m / m.mean() for m in finite]).quantile(0.5, dim=0)

@@ -102,7 +102,7 @@ class TransformerRecording(TransformerHooks):
             for device in forward.devices:
                 if device.type != "cpu":
                     event = torch.Event(device)
-                    event.record()
+                    event.record(torch.accelerator.current_stream(device))
                     forward.copied.append(event)
             self._pending.append(forward)
 

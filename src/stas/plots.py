@@ -22,8 +22,6 @@ from stas.massive import RecordedMassiveActivations, find_massive_activations
 from stas.stats import ActivationStats
 from stas.tokens import REGIONS
 
-matplotlib.use("Agg")
-
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = {"first_frame": "#D55E00", "boundary": "#0072B2", "interior": "#009E73"}
 LABELS = {"first_frame": "first frame", "boundary": "boundary", "interior": "interior"}
@@ -59,6 +57,8 @@ def plot(
     if not stats:
         raise ValueError("There are no statistics to draw.")
     views = {name: _View(name, each, dims, block) for name, each in stats.items()}
+    if len({view.slug for view in views.values()}) < len(views):
+        raise ValueError(f"Two of {', '.join(views)} would have the same file names: rename one.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
@@ -90,11 +90,15 @@ class _View:
         if dims is not None and not all(0 <= dim < stats.width for dim in dims):
             raise ValueError(f"dims must be from 0 to {stats.width - 1}, but got {tuple(dims)}.")
         self.dims = tuple(dims or self.found.dims[:3] or self.found.strongest[:1])
-        self.samples = max(stats.samples.values())
+        # A chunked video, or one under a scheduler of order 2, has several samples a step.
+        finished = stats.metadata.get("finished")
+        self.seen = (
+            f"{finished} videos" if finished else f"{max(stats.samples.values())} samples a step"
+        )
 
     @property
     def source(self) -> str:
-        return f"n = {self.samples} videos, {self.stats.num_steps} steps"
+        return f"n = {self.seen}, {self.stats.num_steps} steps"
 
 
 def _figure(height: float = 4.2) -> Figure:

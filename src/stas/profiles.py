@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from hashlib import sha256
 from importlib.resources import files
 from math import inf
 from pathlib import Path
@@ -103,7 +104,8 @@ def cached_profile(model: str) -> Path:
     if Path(model).is_dir():
         model = str(Path(model).resolve())
     safe = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in model)
-    return cache_folder() / f"{safe}.json"
+    own = sha256(model.encode()).hexdigest()[:8]  # a/b_c and a_b/c are two models
+    return cache_folder() / f"{safe[-80:]}-{own}.json"
 
 
 def find_profile(

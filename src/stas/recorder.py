@@ -38,6 +38,7 @@ def record_videos(
     map_blocks: Blocks | None = None,
     map_dims: Sequence[int] = (),
     resume: bool = False,
+    revision: str | None = None,
     report: Callable[[int, int, int], None] | None = None,
 ) -> ActivationStats:
     """Record one video per prompt; after each, the file at `path` holds all that is finished.
@@ -52,6 +53,7 @@ def record_videos(
         boundary: r.
         map_blocks: Blocks of which maps are kept.
         map_dims: Dimensions of the maps.
+        revision: The model's, if one was asked for; kept with the statistics.
         resume: Go on with the file at `path`, which was recorded with the same of everything.
         report: Called with (finished videos, finished steps, steps) as it goes on.
 
@@ -70,6 +72,7 @@ def record_videos(
         "seed": str(seed),
         "arguments": str({k: v for k, v in sorted(calls[0].items()) if k != "prompt"}),
         "videos": str(len(prompts)),
+        "revision": revision or "",
     }
     options: dict[str, Any] = {
         "blocks": blocks,

@@ -46,7 +46,7 @@ def partial_sums(tokens: torch.Tensor, grid: TokenGrid, boundary: float) -> torc
         >>> partial_sums(h, TokenGrid(2, 1, 2), 0.5)[0, :, 0]
         tensor([ 4.,  3.,  1., -4., 16.])
     """
-    if tokens.is_cuda and has_triton():
+    if tokens.is_cuda and has_triton(tokens.device):
         from stas.fused import fused_sums
 
         return fused_sums(tokens, grid, boundary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Collection, Sequence
 from functools import cache
 from importlib.util import find_spec as find_module
@@ -15,9 +16,23 @@ from stas.tokens import TokenGrid
 
 
 @cache
-def has_triton() -> bool:
-    """Whether the kernels of `stas.fused` can be used on a CUDA device."""
-    return find_module("triton") is not None
+def has_triton(device: torch.device) -> bool:
+    """Whether the kernels of `stas.fused` run on a CUDA device; tried once, on first use."""
+    if find_module("triton") is None:
+        return False
+    try:
+        from stas.fused import fused_steer_
+
+        hidden, tokens = torch.zeros(1, 1, 1, device=device), torch.ones(1, device=device)
+        fused_steer_(hidden, tokens.bool(), (0,), scale=1.0, across_dims=False)
+    except Exception as error:  # no compiler, no headers, a device that Triton does not know
+        warnings.warn(
+            f"Triton's kernels don't run on {device}, so plain operations steer and record there, "
+            f"which takes a little longer: {str(error).splitlines()[0] if str(error) else error!r}",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def steer_(
@@ -99,7 +114,12 @@ def steer_tokens_(
     costs.
     """
     # Compiled blocks fuse the plain operations themselves.
-    if not is_compiling() and op == "max" and hidden_states.is_cuda and has_triton():
+    if (
+        not is_compiling()
+        and op == "max"
+        and hidden_states.is_cuda
+        and has_triton(hidden_states.device)
+    ):
         from stas.fused import can_steer, fused_steer_
 
         if can_steer(hidden_states, tokens):
@@ -114,7 +134,8 @@ def steer_tokens_(
         if reference == "global":
             magnitude = magnitude.amax(dim=0, keepdim=True)
         if scale != 1.0:
-            magnitude = (magnitude * scale).clamp(max=torch.finfo(values.dtype).max)
+            largest = torch.finfo(values.dtype).max
+            magnitude = (magnitude * scale).clamp(-largest, largest)
         target = torch.sign(values) * magnitude
     elif op == "scale":
         target = values * scale
