@@ -114,12 +114,8 @@ def steer_tokens_(
     costs.
     """
     # Compiled blocks fuse the plain operations themselves.
-    if (
-        not is_compiling()
-        and op == "max"
-        and hidden_states.is_cuda
-        and has_triton(hidden_states.device)
-    ):
+    device = hidden_states.device
+    if hidden_states.is_cuda and not is_compiling() and op == "max" and has_triton(device):
         from stas.fused import can_steer, fused_steer_
 
         if can_steer(hidden_states, tokens):
@@ -127,7 +123,7 @@ def steer_tokens_(
             return fused_steer_(hidden_states, tokens, dims, scale=scale, across_dims=across_dims)
     # A copy, (dims, B, ...): backward needs the values of before the write, and reading a column
     # of a large tensor is dear.
-    values = torch.stack([hidden_states[..., dim] for dim in dims])
+    values = torch.stack([hidden_states.select(-1, dim) for dim in dims])
     axes = tuple(range(2, values.ndim))
     if op == "max":
         magnitude = torch.linalg.vector_norm(values, ord=math.inf, dim=axes, keepdim=True)
@@ -145,7 +141,7 @@ def steer_tokens_(
         target = values.mean(dim=axes, keepdim=True)
     steered = torch.where(tokens, target, values)
     for dim, column in zip(dims, steered, strict=True):
-        hidden_states[..., dim].copy_(column)
+        hidden_states.select(-1, dim).copy_(column)
     return hidden_states
 
 

@@ -185,6 +185,8 @@ class VideoTokens:
                 f"{wanted} ({self.grid}, {self.lead} latent frames before it). A model that is "
                 "split over devices by context parallelism can't be steered."
             )
+        if present == frames * size:
+            return hidden_states
         end = present if self.place == "tail" else wanted
         return hidden_states[:, end - frames * size : end]
 
