@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 
@@ -30,6 +30,8 @@ class Window:
 
     start: float = 0.0
     stop: float = 0.4
+    # As whole numbers, for torch.compile traces `steps` and knows no Fraction.
+    _ratios: tuple[tuple[int, int], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start) and math.isfinite(self.stop)):
@@ -43,15 +45,14 @@ class Window:
                 f"0 <= start < stop <= 1, but got start={self.start}, stop={self.stop}. To steer "
                 "no step, do not call steer."
             )
+        ratios = (Fraction(repr(float(end))).as_integer_ratio() for end in (self.start, self.stop))
+        object.__setattr__(self, "_ratios", tuple(ratios))
 
     def steps(self, num_steps: int) -> range:
         """The steered steps, as a range over step indices counted from 0."""
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, but got {num_steps}.")
-        first, end = (
-            math.ceil(Fraction(repr(float(fraction))) * num_steps)
-            for fraction in (self.start, self.stop)
-        )
+        first, end = (-(-part * num_steps // whole) for part, whole in self._ratios)
         return range(first, end)
 
     def contains(self, step: int, num_steps: int) -> bool:
