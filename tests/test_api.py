@@ -385,7 +385,7 @@ def test_set_step_is_checked():
     pipeline = tiny_wan()
     with (
         stas.steer(pipeline, dims=(3,)) as handle,
-        pytest.raises(RuntimeError, match="steers a pipeline"),
+        pytest.raises(RuntimeError, match="follows a pipeline"),
     ):
         handle.set_step(0, 10)
     with stas.steer(pipeline.transformer, dims=(3,)) as handle:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from stas.config import Blocks, STASConfig
-from stas.hooks import Branch, TransformerHooks, is_hooked
+from stas.hooks import Branch, TransformerHooks, config_of, is_hooked
 from stas.intervene import DimsOrigin, TransformerSteering
 from stas.loop import LoopListener
 from stas.models import ModelSpec, UnsupportedModelError, find_spec, supported_text
@@ -37,6 +37,7 @@ class Handle:
         listener: LoopListener | None,
     ) -> None:
         self._parts = dict(parts)
+        self._verb = next(part.verb for part in parts.values())
         self._clock = clock
         self._listener = listener
         self._attached = False
@@ -66,17 +67,17 @@ class Handle:
                 is steered and you make no use of `transformer.cache_context`.
 
         Raises:
-            RuntimeError: A pipeline is steered, or the handle has been removed.
+            RuntimeError: The handle follows a pipeline, or has been removed.
             TypeError: `step` or `num_steps` is not an integer.
             ValueError: `step` is not one of the `num_steps` steps, or there is no such branch.
         """
         if self._listener is not None:
             raise RuntimeError(
-                "set_step is for a bare transformer. This handle steers a pipeline, whose "
+                "set_step is for a bare transformer. This handle follows a pipeline, whose "
                 "scheduler says which step it is."
             )
         if not self._attached:
-            raise RuntimeError("This handle has been removed; call stas.steer again.")
+            raise RuntimeError(f"This handle has been removed; call stas.{self._verb} again.")
         for number in (step, num_steps):
             if isinstance(number, bool) or not isinstance(number, Integral):
                 raise TypeError(
@@ -108,7 +109,7 @@ class Handle:
 
     def __enter__(self: HandleT) -> HandleT:
         if not self._attached:
-            raise RuntimeError("This handle has been removed; call stas.steer again.")
+            raise RuntimeError(f"This handle has been removed; call stas.{self._verb} again.")
         return self
 
     def __exit__(
@@ -380,8 +381,8 @@ def record(
     recordings = {}
     for name, (transformer, spec) in transformers.items():
         all_blocks = spec.blocks(transformer)
-        _refuse_a_second(name, spec, all_blocks, TransformerRecording.hook_name)
-        width = spec.feature_width(_config_of(transformer))
+        _refuse_a_second(name, spec, all_blocks, TransformerRecording)
+        width = spec.feature_width(config_of(transformer))
         _check_dims(dims or (), width, name, spec)
         numbers = _block_numbers(chosen, len(all_blocks), name)
         map_numbers = _block_numbers(mapped, len(all_blocks), name) if mapped else []
@@ -398,7 +399,7 @@ def record(
             metadata={
                 "model": str(_loaded_from(target, transformer) or ""),
                 "transformer": spec.transformer,
-                "config": _fingerprint(_config_of(transformer)),
+                "config": _fingerprint(config_of(transformer)),
                 "torch": torch.__version__,
                 "diffusers": version("diffusers"),
                 "dtype": str(_dtype_of(transformer)),
@@ -441,13 +442,8 @@ def _follow(
 def _loaded_from(target: Any, transformer: nn.Module) -> str | None:
     """The hub id or folder of the pipeline, else of the transformer."""
     of_pipeline = None if isinstance(target, nn.Module) else getattr(target, "name_or_path", None)
-    name = of_pipeline or getattr(_config_of(transformer), "_name_or_path", None)
+    name = of_pipeline or getattr(config_of(transformer), "_name_or_path", None)
     return str(name) if name else None
-
-
-def _config_of(transformer: nn.Module) -> Mapping[str, Any]:
-    config: Mapping[str, Any] = transformer.config  # type: ignore[assignment]
-    return config
 
 
 def _dtype_of(transformer: nn.Module) -> torch.dtype | None:
@@ -456,11 +452,12 @@ def _dtype_of(transformer: nn.Module) -> torch.dtype | None:
     return getattr(transformer, "dtype", first)
 
 
-def _refuse_a_second(name: str, spec: ModelSpec, blocks: list[nn.Module], hook_name: str) -> None:
-    if any(is_hooked(block, hook_name) for block in blocks):
-        steers = hook_name == TransformerSteering.hook_name
-        verb = "steer" if steers else "record"
-        found = " or stas.find_handle(...).remove()," if steers else ""
+def _refuse_a_second(
+    name: str, spec: ModelSpec, blocks: list[nn.Module], kind: type[TransformerHooks]
+) -> None:
+    if any(is_hooked(block, kind.hook_name) for block in blocks):
+        verb = kind.verb
+        found = " or stas.find_handle(...).remove()," if verb == "steer" else ""
         raise RuntimeError(
             f"{name} ({spec.transformer}) is {verb}ed already. Call remove() on the handle of the "
             f"first stas.{verb},{found} then {verb} again."
@@ -539,8 +536,8 @@ def _plan(
 ) -> TransformerSteering:
     """Check everything about one transformer and prepare its steering, attaching nothing."""
     blocks = spec.blocks(transformer)
-    _refuse_a_second(name, spec, blocks, TransformerSteering.hook_name)
-    model_config = _config_of(transformer)
+    _refuse_a_second(name, spec, blocks, TransformerSteering)
+    model_config = config_of(transformer)
     block_numbers = _block_numbers(config, len(blocks), name)
     dims, source = config.dims, "given"
     origin: DimsOrigin = "given"

@@ -12,9 +12,9 @@ from __future__ import annotations
 import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import CodeType
-from typing import Any, ClassVar, Literal, NoReturn, get_args
+from typing import Any, ClassVar, Literal, NoReturn, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
 import torch
@@ -28,11 +28,21 @@ from stas.tokens import Axes, TokenGrid, VideoTokens
 
 Branch = Literal["cond", "uncond", "cond_uncond"]
 RowsBranch = Literal["cond", "uncond", "other"]
-_WHOLE_FORWARD: dict[str | None, RowsBranch] = {name: name for name in get_args(RowsBranch)}
-# What guiders of modular pipelines name the forwards of a step; all others are of other kinds.
-_PREDICTIONS: dict[str, RowsBranch] = {"pred_cond": "cond", "pred_uncond": "uncond"}
+# What names a forward of one branch; "pred_cond" and "pred_uncond" are diffusers' guiders' names.
+_WHOLE_FORWARD: dict[str | None, RowsBranch] = {
+    **{name: name for name in get_args(RowsBranch)},
+    "pred_cond": "cond",
+    "pred_uncond": "uncond",
+}
+Method = TypeVar("Method", bound=Callable[..., Any])
 # From the innermost hook outwards: what is recorded is what steering left.
 HOOK_NAMES = ("stas", "stas_record")
+
+
+def outside_graphs(method: Method) -> Method:
+    """Leave a method to Python: torch.compile breaks its graph there instead of tracing it."""
+    disabled: Method = torch.compiler.disable(method)  # type: ignore[no-untyped-call]  # torch's
+    return disabled
 
 
 class TransformerHooks(ABC):
@@ -48,6 +58,7 @@ class TransformerHooks(ABC):
     """
 
     hook_name: ClassVar[str]
+    verb: ClassVar[Literal["steer", "record"]]  # the function of stas that attaches it
 
     def __init__(
         self,
@@ -132,7 +143,7 @@ class TransformerHooks(ABC):
         if stated in _WHOLE_FORWARD:
             return ((_WHOLE_FORWARD[stated], None),)
         if self.listener is not None and self.listener.prediction:
-            return ((_PREDICTIONS.get(self.listener.prediction, "other"), None),)
+            return ((_WHOLE_FORWARD.get(self.listener.prediction, "other"), None),)
         if self.spec.guidance == "batched":
             if guided is False:
                 return (("cond", None),)
@@ -154,7 +165,7 @@ class TransformerHooks(ABC):
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.acting = False
         inputs = dict(zip(self._parameters, args, strict=False)) | kwargs
-        config: Mapping[str, Any] = self.transformer.config  # type: ignore[assignment]
+        config = config_of(self.transformer)
         seen = {} if self.listener is None else self.listener.seen
         video = self.spec.video_tokens(config, inputs, seen)
         if video is None:
@@ -177,8 +188,15 @@ class TransformerHooks(ABC):
                 raise RuntimeError(
                     f"The hooks of stas on {self.name} are gone: another library put back the "
                     "forward of before (as accelerate does when offloading is switched or "
-                    "pipe.remove_all_hooks() is called). Call handle.remove() and steer again."
+                    "pipe.remove_all_hooks() is called). Call handle.remove() and "
+                    f"{self.verb} again."
                 )
+
+
+def config_of(transformer: nn.Module) -> Mapping[str, Any]:
+    """A transformer's config, as diffusers' models have it."""
+    config: Mapping[str, Any] = transformer.config  # type: ignore[assignment]  # Module says Tensor
+    return config
 
 
 def _device_of(value: Any) -> torch.device:

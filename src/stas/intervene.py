@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from stas.config import STASConfig
-from stas.hooks import TransformerHooks
+from stas.hooks import TransformerHooks, outside_graphs
 from stas.loop import LoopListener
 from stas.massive import MassiveActivations, massive_from_magnitudes
 from stas.models import ModelSpec
@@ -25,6 +25,7 @@ class TransformerSteering(TransformerHooks):
     """Steers one transformer while attached: what a handle holds per component."""
 
     hook_name: ClassVar[str] = "stas"
+    verb = "steer"
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ class TransformerSteering(TransformerHooks):
         if self.dims is None:
             self._decide()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @outside_graphs
     def _decide(self) -> None:
         """Keep the dimensions that the forward showed; the rest of its step is not steered.
 

@@ -68,8 +68,9 @@ class ModelSpec:
         counts_early: Pipelines that set their number of timesteps before `set_timesteps`.
         guidance: How classifier-free guidance calls the transformer: "separate" calls, cond
             first, or one "batched" call with the uncond rows first.
-        contexts: What cache contexts mean, beside "cond", "uncond" and "cond_uncond" themselves;
-            "other" is a forward of another kind of guidance.
+        contexts: What cache contexts mean, beside "cond", "uncond", "cond_uncond" and the guiders'
+            "pred_cond" and "pred_uncond"; "other" is a forward of another kind of guidance.
+        patch_field: Field of the transformer's config that says how many latents make a token.
         width: Fields of the transformer's config whose product is D, the feature width.
         fps: Frames per second that the checkpoints of this class were made for.
         frame_step: The VAE makes videos of 1 + frame_step * n pixel frames; None when that is its
@@ -109,6 +110,7 @@ class ModelSpec:
     counts_early: tuple[str, ...] = ()
     guidance: Guidance = "separate"
     contexts: Mapping[str, ContextMeaning] = field(default_factory=dict)
+    patch_field: str = "patch_size"
     width: tuple[str, ...] = ("num_attention_heads", "attention_head_dim")
     fps: float = 16
     frame_step: int | None = None
@@ -149,8 +151,7 @@ class ModelSpec:
 
     def patch(self, config: Mapping[str, Any]) -> tuple[int, int, int]:
         """How many latent frames, rows and columns make one token."""
-        name = "latent_patch_size" if "latent_patch_size" in config else "patch_size"
-        size = self._read(config, name, "grid")
+        size = self._read(config, self.patch_field, "grid")
         if isinstance(size, int):
             return config.get("patch_size_t") or 1, size, size
         frames, rows, columns = size
@@ -535,7 +536,6 @@ MODELS: dict[str, ModelSpec] = {
             pipelines=("HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline"),
             stacks=("transformer_blocks",),
             video_output=0,
-            contexts={"pred_cond": "cond", "pred_uncond": "uncond"},
             fps=24,
             verified=("class", "pipeline"),
         ),
@@ -544,7 +544,6 @@ MODELS: dict[str, ModelSpec] = {
             pipelines=("MotifVideoPipeline", "MotifVideoImage2VideoPipeline"),
             stacks=("transformer_blocks", "single_transformer_blocks"),
             video_output=0,
-            contexts={"pred_cond": "cond", "pred_uncond": "uncond"},
             fps=24,
             verified=("class", "pipeline"),
             note="the last num_decoder_layers blocks begin anew from the patches",
@@ -668,6 +667,7 @@ MODELS: dict[str, ModelSpec] = {
             axes={"layers": "ND"},
             grid=_cosmos3_grid,
             place="head",
+            patch_field="latent_patch_size",
             width=("hidden_size",),
             fps=24,
             verified=("class", "pipeline"),

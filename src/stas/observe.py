@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from stas.hooks import TransformerHooks
+from stas.hooks import TransformerHooks, outside_graphs
 from stas.loop import LoopListener
 from stas.models import ModelSpec
 from stas.schedule import StepClock
@@ -39,6 +39,7 @@ class TransformerRecording(TransformerHooks):
     """
 
     hook_name: ClassVar[str] = "stas_record"
+    verb = "record"
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class TransformerRecording(TransformerHooks):
         self._merge()
         return self._stats
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @outside_graphs
     def begin(self, device: torch.device) -> bool:
         """Prepare for the samples of a forward."""
         num_steps = self.clock.num_steps or 1
@@ -73,7 +74,7 @@ class TransformerRecording(TransformerHooks):
         self._forward = _Forward(self.clock.step, num_steps, self.video.grid, samples)
         return True
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @outside_graphs
     def act(self, index: int, tokens: torch.Tensor, axes: Axes) -> None:
         """Take the sums of each sample and send them to the host."""
         forward, block = self._forward, self.block_numbers[index]
@@ -93,7 +94,7 @@ class TransformerRecording(TransformerHooks):
                         (block, _to_host(surface_sums(values)), _to_host(chosen.unflatten(1, grid)))
                     )
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @outside_graphs
     def end(self) -> None:
         """Merge what earlier forwards sent."""
         forward, self._forward = self._forward, None

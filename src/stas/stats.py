@@ -340,8 +340,8 @@ class ActivationStats:
                 )
         if other.num_steps is not None:
             self.check_steps(other.num_steps)
-        maps = (self.token_map, other.token_map)
-        if all(m is not None for m in maps) and maps[0].mean.shape != maps[1].mean.shape:  # type: ignore[union-attr]
+        shapes = {each.token_map.mean.shape for each in (self, other) if each.token_map is not None}
+        if len(shapes) > 1:
             raise ValueError("Statistics with maps of two sizes of video can't be merged.")
         self.num_steps = self.num_steps or other.num_steps
         for key, cell in other.cells.items():
@@ -393,6 +393,7 @@ class ActivationStats:
         try:
             with safe_open(path, framework="pt") as file:
                 said = file.metadata() or {}
+                # Its handle can't be iterated over, whatever the linter thinks.
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if said.get("format") != FORMAT:
                 raise ValueError(f"expected the format {FORMAT}, but got {said.get('format')}")
