@@ -493,26 +493,7 @@ class _Maker:
         """Record videos with a bar of them and their steps."""
         from stas.recorder import record_videos
 
-        columns = (
-            BarColumn(),
-            TextColumn("video {task.fields[video]} of {task.fields[videos]}"),
-            TextColumn("step {task.fields[step]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=notes) as progress:
-            task = progress.add_task("", total=None, video=1, videos=len(prompts), step=0)
-
-            def report(number: int, done: int, steps: int) -> None:
-                progress.update(
-                    task,
-                    total=len(prompts) * max(1, steps),
-                    completed=number * steps + done,
-                    video=number + 1,
-                    step=f"{done} of {steps}",
-                )
-
+        with _video_bar(len(prompts)) as report:
             return record_videos(
                 self.pipeline,
                 prompts,
@@ -635,6 +616,32 @@ def _step_bar(label: str, handle: SteeringHandle | None) -> Iterator[Any]:
             else:
                 state = "[green]steered[/]" if any(handle.dims.values()) else "plain"
             progress.update(task, completed=done, total=total or 1, state=state)
+
+        yield report
+
+
+@contextmanager
+def _video_bar(videos: int) -> Iterator[Callable[[int, int, int], None]]:
+    """A bar over many videos; it is told (finished videos, finished steps, steps)."""
+    columns = (
+        BarColumn(),
+        TextColumn("video {task.fields[video]} of {task.fields[videos]}"),
+        TextColumn("step {task.fields[step]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=notes) as progress:
+        task = progress.add_task("", total=None, video=1, videos=videos, step=0)
+
+        def report(number: int, done: int, steps: int) -> None:
+            progress.update(
+                task,
+                total=videos * max(1, steps),
+                completed=number * steps + done,
+                video=number + 1,
+                step=f"{done} of {steps}",
+            )
 
         yield report
 
@@ -1156,27 +1163,7 @@ def compare(
         PipelineOptions(model=model, revision=revision, device=device, dtype=dtype, offload=offload)
     )
     encoders = [load_encoder(source, device=maker.options.device) for source in encoder or ()]
-    columns = (
-        BarColumn(),
-        TextColumn("video {task.fields[video]} of {task.fields[videos]}"),
-        TextColumn("step {task.fields[step]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    videos = len(samples) * len(runs)
-    with Progress(*columns, console=notes) as progress:
-        task = progress.add_task("", total=None, video=1, videos=videos, step=0)
-
-        def report(number: int, done: int, steps: int) -> None:
-            progress.update(
-                task,
-                total=videos * max(1, steps),
-                completed=number * steps + done,
-                video=number + 1,
-                step=f"{done} of {steps}",
-            )
-
+    with _video_bar(len(samples) * len(runs)) as report:
         result = compare_runs(
             maker.pipeline,
             runs,
