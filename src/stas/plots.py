@@ -251,7 +251,7 @@ def _map(view: _View) -> tuple[Figure, Rows] | None:
     maps = values[[view.stats.map_dims.index(dim) for dim in shown]].numpy()
     frames = min(maps.shape[1], 6)
     chosen = np.linspace(0, maps.shape[1] - 1, frames).round().astype(int)
-    figure = _figure(0.9 + 1.7 * len(shown))
+    figure = _figure(1.1 + 1.7 * len(shown))
     grid = figure.subplots(len(shown), frames, squeeze=False)
     rows: Rows = [["dimension", "latent frame", "row", "column", "mean |h|"]]
     for line, dim in enumerate(shown):
@@ -265,7 +265,9 @@ def _map(view: _View) -> tuple[Figure, Rows] | None:
         figure.colorbar(image, ax=grid[line].tolist(), label="mean |h|")
         for (frame, row, column), value in np.ndenumerate(maps[line]):
             rows.append([dim, frame, row, column, float(value)])
-    figure.suptitle(f"{view.name}: over the latent frames, block {view.block}", fontsize=11)
+    figure.suptitle(
+        f"{view.name}: over the latent frames at block {view.block}\n{view.source}", fontsize=11
+    )
     return figure, rows
 
 
