@@ -12,6 +12,8 @@ from torch import nn
 from stas.models import ModelSpec
 from stas.schedule import StepClock
 
+# With what video to video leaves out the first of the scheduler's timesteps.
+_CUT = "get_timesteps"
 # With what guiders of modular pipelines make the inputs of a step's forwards.
 _PREPARE = "prepare_inputs_from_block_state"
 
@@ -51,18 +53,20 @@ class LoopListener:
         self._predictions: list[str] = []  # what a guider asks of the present step, in order
         self._calls = 0
         self._timestep: Any = None
-        self._first = False  # whether the next forward is the first of its loop
 
     def attach(self) -> None:
         self._listen_to_scheduler()
         for name in self._watched:
             _ObservedMethod.on(self.pipeline, name).listeners.append(self._see)
+        if hasattr(self.pipeline, _CUT):
+            _ObservedMethod.on(self.pipeline, _CUT).listeners.append(self._cut)
         self._listen_to_guiders()
 
     def detach(self) -> None:
         self._leave_scheduler()
         for name in self._watched:
             _ObservedMethod.off(self.pipeline, name, self._see)
+        _ObservedMethod.off(self.pipeline, _CUT, self._cut)
         self._leave_guiders()
         self.seen = {}
         if self._is_stale():
@@ -78,11 +82,6 @@ class LoopListener:
             self._leave_scheduler()
             self._listen_to_scheduler()
             self._begin()
-        if self._first:
-            self._first = False
-            # Only now a pipeline has said how many of the timesteps it uses (video to video).
-            if not self._starter and (length := self._num_timesteps()) is not None:
-                self.clock.set(0, max(1, -(-length // self._order())))
         if self._starter and branch == "cond" and self.clock.num_steps is not None:
             self.clock.set(self._calls, self.clock.num_steps)
             self._calls += 1
@@ -139,9 +138,13 @@ class LoopListener:
                 )
         self._leave_guiders()  # users swap them between calls
         self._listen_to_guiders()
-        self._calls, self._timestep, self._first = 0, None, True
+        self._calls, self._timestep = 0, None
         self._guided = _guidance_is_on(self.pipeline)
         self.clock.begin(max(1, -(-len(self.scheduler.timesteps) // self._order())))
+
+    def _cut(self, method: _ObservedMethod, arguments: dict[str, Any]) -> None:
+        *_, steps = arguments["return"]
+        self.clock.set(0, steps)
 
     def _advance(self, method: _ObservedMethod, arguments: dict[str, Any]) -> None:
         timestep = arguments.get("timestep")
