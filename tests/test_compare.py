@@ -17,12 +17,13 @@ from PIL import Image
 
 from stas import metrics
 from stas.compare import compare, side_by_side, strips
-from stas.comparison import Run, Sample
+from stas.comparison import Run
 from stas.config import STASConfig
 from stas.interventions import preset
 from stas.manifest import Manifest, frames_record
 from stas.metrics import measure
 from stas.pipelines import PipelineOptions, load_pipeline
+from stas.sample import Sample
 from stas.tokens import FrameMap
 from stas.video import GAP, read_video
 from tests.test_cli import files, run  # noqa: F401

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stas.comparison import Comparison, Run, Sample, read_run
+from stas.comparison import Comparison, Run, read_run
 from stas.config import STASConfig
 from stas.interventions import INTERVENTIONS, preset
 from stas.metrics import VideoMetrics
+from stas.sample import Sample
 
 
 def fake(off, on):

@@ -37,6 +37,7 @@ TIERS = [  # the first: torch only
         "plots",
         "recorder",
         "report",
+        "sample",
         "video",
     },
 ]

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from stas.compare import side_by_side, strips, write_summary
-from stas.comparison import Comparison, Run, Sample
+from stas.comparison import Comparison, Run
 from stas.config import STASConfig
 from stas.metrics import available_names, measure
 from stas.report import MOST_SHOWN
+from stas.sample import Sample
 from stas.tokens import FrameMap
 from stas.video import write_mp4
 from tests.test_metrics import shifted

@@ -15,8 +15,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, replace
 from functools import wraps
 from hashlib import sha256
 from pathlib import Path
@@ -531,34 +530,26 @@ class _Maker:
 
         from stas.api import steer
         from stas.files import whole_file
-        from stas.manifest import dims_record, frames_record, model_record, versions_record
-        from stas.pipelines import call_arguments, frames_per_second, generate
+        from stas.pipelines import call_arguments
+        from stas.sample import Sample, make_sample
         from stas.video import strip, write_mp4
 
         arguments = call_arguments(self.pipeline, arguments)
+        sample = Sample(place.stem, arguments["prompt"], seed, prompt_file)
         with (
             nullcontext() if steering is None else steer(self.pipeline, steering) as handle,
             _step_bar(label, handle) as report,
         ):
-            started = time.monotonic()
-            frames = generate(self.pipeline, arguments, seed, report=report)
-            seconds = time.monotonic() - started
+            frames, record = make_sample(
+                self.pipeline,
+                sample,
+                arguments,
+                handle,
+                options=self.options,
+                fps=fps,
+                report=report,
+            )
         self._say(handle)
-        record = Manifest(
-            pipeline=asdict(self.options),
-            model=model_record(self.pipeline, self.options.revision),
-            arguments=arguments,
-            prompt_file=prompt_file,
-            seed=seed,
-            fps=frames_per_second(self.pipeline) if fps is None else fps,
-            steering=None if steering is None else steering.to_dict(),
-            dims=None if handle is None else dims_record(handle),
-            frames=frames_record(frames),
-            versions=versions_record(),
-            device=_device_name(self.options.device),
-            seconds=round(seconds, 2),
-            created=datetime.now().astimezone().isoformat(timespec="seconds"),
-        )
         place.parent.mkdir(parents=True, exist_ok=True)
         # The last to open is the first to appear: a manifest only beside its video and strip.
         with (
@@ -571,25 +562,16 @@ class _Maker:
             manifest.write_text(record.to_json(), encoding="utf-8")
         count, height, width = frames.shape[:3]
         length = f"{count} frame{'' if count == 1 else 's'}"
+        steered = "steered" if _was_steered(record) else "not steered"
         console.print(
             f"{escape(str(place))} ({length}, {width}x{height}, {record.fps:g} fps) "
-            f"made in {seconds:.1f} s, {'steered' if _was_steered(record) else 'not steered'}"
+            f"made in {record.seconds:.1f} s, {steered}"
         )
         return record
 
 
 def _was_steered(record: Manifest) -> bool:
     return any(entry["steered_forwards"] for entry in (record.dims or {}).values())
-
-
-def _device_name(device: str) -> str:
-    import platform
-
-    import torch
-
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return f"{device} ({platform.processor() or platform.machine()})"
 
 
 @contextmanager
@@ -1146,9 +1128,10 @@ def compare(
     arguments = _call_options(frames, size, steps, guidance)
 
     from stas.compare import compare as compare_runs
-    from stas.comparison import Sample, read_run
+    from stas.comparison import read_run
     from stas.metrics import load_encoder
     from stas.pipelines import PipelineOptions
+    from stas.sample import Sample
 
     if fps is not None:
         check_fps(fps)

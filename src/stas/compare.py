@@ -9,11 +9,8 @@ import csv
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
-from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import av
@@ -23,18 +20,17 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from stas.api import steer
-from stas.comparison import Comparison, Run, Sample
+from stas.comparison import Comparison, Run
 from stas.files import whole_file
-from stas.manifest import Manifest, dims_record, frames_record, model_record, versions_record
 from stas.metrics import ImageEncoder, available_names, check_frames, measure
 from stas.pipelines import (
     PipelineOptions,
     call_arguments,
     frame_map,
     frames_per_second,
-    generate,
 )
 from stas.report import write_report
+from stas.sample import Sample, make_sample
 from stas.video import Frames, strip, write_mp4
 
 matplotlib.use("Agg")
@@ -145,28 +141,13 @@ def _make(
     report: Callable[[int, int], None],
 ) -> Frames:
     """One video: its files, and its exact frames."""
-    started = monotonic()
     with nullcontext() if run.config is None else steer(pipeline, run.config) as handle:
-        frames = generate(pipeline, arguments, sample.seed, report=report)
+        frames, record = make_sample(
+            pipeline, sample, arguments, handle, options=options, fps=result.fps, report=report
+        )
         # Without the first line, which repeats the config.
         said = "nothing" if handle is None else "\n".join(handle.summary().splitlines()[1:])
-    seconds = monotonic() - started
     result.steered[run.name] = said
-    record = Manifest(
-        pipeline=asdict(options),
-        model=model_record(pipeline, options.revision),
-        arguments=arguments,
-        prompt_file=sample.prompt_file,
-        seed=sample.seed,
-        fps=result.fps,
-        steering=None if run.config is None else run.config.to_dict(),
-        dims=None if handle is None else dims_record(handle),
-        frames=frames_record(frames),
-        versions=versions_record(),
-        device=options.device,
-        seconds=round(seconds, 2),
-        created=datetime.now().astimezone().isoformat(timespec="seconds"),
-    )
     # The last to open is the first to appear: a manifest only beside its videos.
     with (
         whole_file(_with_suffix(stem, ".json")) as manifest,

@@ -14,6 +14,7 @@ from stas.config import STASConfig
 from stas.interventions import INTERVENTIONS, preset
 from stas.metrics import NAMES, VideoMetrics
 from stas.paired import PairedDifference, paired_difference
+from stas.sample import Sample
 
 OFF, ON = "off", "on"
 
@@ -24,16 +25,6 @@ class Run:
 
     name: str
     config: STASConfig | None
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One prompt and seed. `name` is that of its files; `prompt_file` goes into the manifests."""
-
-    name: str
-    prompt: str
-    seed: int
-    prompt_file: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

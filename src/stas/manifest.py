@@ -161,6 +161,15 @@ def model_record(pipeline: Any, revision: str | None) -> dict[str, Any]:
     return {"class": type(pipeline).__name__, "commit": commit}
 
 
+def device_name(device: str) -> str:
+    """What a device is called by its maker."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{device} ({platform.processor() or platform.machine()})"
+
+
 def versions_record() -> dict[str, Any]:
     """Versions of what decides the bits of a video."""
     import torch
