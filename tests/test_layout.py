@@ -38,6 +38,9 @@ TIERS = [  # the first: torch only
         "recorder",
         "report",
         "sample",
+        "study",
+        "study_report",
+        "study_runner",
         "video",
     },
 ]

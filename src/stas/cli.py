@@ -1,4 +1,4 @@
-"""The command line: `stas generate`, `stas models`. A thin shell over the library.
+"""The command line: `stas generate` and the rest. A thin shell over the library.
 
 torch and diffusers are imported inside the commands, so that `stas --help` answers at once, and
 after all that can be checked without them.
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from stas.comparison import Comparison
     from stas.pipelines import PipelineOptions
     from stas.stats import ActivationStats
+    from stas.study_runner import StudyRun
 
 P = ParamSpec("P")
 console = Console(highlight=False, soft_wrap=True)
@@ -151,6 +152,7 @@ def models(
 
 
 MOST_SEEDS = 100_000
+MOST_VIDEOS = 1_000  # that a study starts with unasked
 LOADING = "Loading torch and diffusers"  # which takes seconds
 MODEL = "Model"
 VIDEO = "Video"
@@ -603,11 +605,11 @@ def _step_bar(label: str, handle: SteeringHandle | None) -> Iterator[Any]:
 
 
 @contextmanager
-def _video_bar(videos: int) -> Iterator[Callable[[int, int, int], None]]:
+def _video_bar(videos: int, what: str = "video") -> Iterator[Callable[[int, int, int], None]]:
     """A bar over many videos; it is told (finished videos, finished steps, steps)."""
     columns = (
         BarColumn(),
-        TextColumn("video {task.fields[video]} of {task.fields[videos]}"),
+        TextColumn(what + " {task.fields[video]} of {task.fields[videos]}"),
         TextColumn("step {task.fields[step]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
@@ -1096,6 +1098,14 @@ def compare(
             "repeated.",
         ),
     ] = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="A measure of your own: a function of frames and prompt that returns numbers by "
+            "name; may be repeated.",
+        ),
+    ] = None,
     frames: Frames = None,
     size: Size = None,
     steps: Steps = None,
@@ -1129,7 +1139,7 @@ def compare(
 
     from stas.compare import compare as compare_runs
     from stas.comparison import read_run
-    from stas.metrics import load_encoder
+    from stas.metrics import load_encoder, load_measure
     from stas.pipelines import PipelineOptions
     from stas.sample import Sample
 
@@ -1142,6 +1152,7 @@ def compare(
         Sample(stem, entry.text, number, entry.origin)
         for stem, (entry, number) in zip(stems, chosen, strict=True)
     ]
+    own = [load_measure(source) for source in measure or ()]
     maker = _Maker(
         PipelineOptions(model=model, revision=revision, device=device, dtype=dtype, offload=offload)
     )
@@ -1156,10 +1167,152 @@ def compare(
             arguments=arguments,
             fps=fps,
             encoders=encoders,
+            own=own,
             report=report,
         )
     _say_differences(result)
     console.print(escape(str(output / "report.html")))
+
+
+@app.command()
+@_stoppable
+def study(
+    file: Annotated[
+        str, typer.Argument(help="The study's TOML file, or the name of one that ships.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The run directory. By default runs/NAME."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="In place of the study's.")] = None,
+    revision: Revision = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"] | None,
+        typer.Option(metavar="DTYPE", help="In place of the study's."),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", "-n", min=1, help="How many prompts, in place of the study's."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the first video, in place of the study's.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps, in place of the study's.")
+    ] = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE:FUNCTION", help="One more measure; may be repeated."),
+    ] = None,
+    device: Device = "auto",
+    offload: OffloadName = "none",
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", metavar="", help="Say how much it is, and make nothing."),
+    ] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", metavar="", help=f"Start with more than {MOST_VIDEOS:,} videos."),
+    ] = False,
+    only_report: Annotated[
+        bool,
+        typer.Option("--report", metavar="", help="Write the report of what is finished."),
+    ] = False,
+) -> None:
+    """Run a grid of steering configs x prompts x seeds, and report each axis.
+
+    The same command goes on where it was stopped, by Ctrl-C or a kill: no video is made twice.
+    The run directory gets a report.html, its tables as CSV and Markdown, and every video.
+    """
+    with notes.status(LOADING):
+        from stas.metrics import load_encoder, load_measure
+        from stas.pipelines import PipelineOptions
+        from stas.study import load_study
+        from stas.study_report import write_study_report
+        from stas.study_runner import check_folder, find_dims, make_all, open_study
+    wanted = load_study(
+        file,
+        model=model,
+        revision=revision,
+        dtype=dtype,
+        count=count,
+        seed=seed,
+        arguments=None if steps is None else {"num_inference_steps": steps},
+        own_measures=measure,
+    )
+    folder = output or Path("runs") / wanted.name
+    check_folder(wanted, folder)
+    own = [load_measure(source) for source in wanted.own_measures]
+    maker = _Maker(
+        PipelineOptions(
+            model=wanted.model,
+            revision=wanted.revision,
+            device=device,
+            dtype=wanted.dtype,
+            offload=offload,
+        )
+    )
+    encoders = [load_encoder(each, device=maker.options.device) for each in wanted.encoders]
+    with open_study(wanted, folder, maker.pipeline) as run:
+        if not only_report:
+            _say_size(run, maker.pipeline, yes=yes or dry_run)
+        if dry_run:
+            return
+        classed = any(cell.dims_class for cell in run.cells)
+        if classed:
+            with _video_bar(min(wanted.recorded, len(run.samples)), "recorded") as report:
+                find_dims(run, maker.pipeline, report)
+        try:
+            if not only_report:
+                with _video_bar(run.left) as report:
+                    make_all(
+                        run,
+                        maker.pipeline,
+                        options=maker.options,
+                        own=own,
+                        encoders=encoders,
+                        report=report,
+                    )
+        except OSError as error:
+            notes.print(
+                f"{len(run.finished)} of {run.videos} videos are finished and kept; the same "
+                "command goes on from there."
+            )
+            raise error
+        except KeyboardInterrupt:
+            if run.finished:
+                write_study_report(run)
+            raise
+        console.print(escape(str(write_study_report(run))))
+
+
+def _say_size(run: StudyRun, pipeline: Any, *, yes: bool) -> None:
+    """Say how many videos a study has and about how long they take; refuse what looks a mistake."""
+    from stas.study_runner import seconds_per_video
+
+    size = (
+        f"{run.videos:,} videos: {len(run.cells)} settings x {len(run.samples):,} samples"
+        + (f", {len(run.finished):,} of them finished" if run.finished else "")
+        + "."
+    )
+    if not run.left:
+        notes.print(size)
+        return
+    with notes.status("Timing two short videos"):
+        seconds = seconds_per_video(run, pipeline)
+    left = f"{run.left:,} to make, about {_duration(run.left * seconds)} here"
+    if run.left > MOST_VIDEOS and not yes:
+        raise ValueError(
+            f"{size} {left}. Start it with --yes, or make it smaller: fewer values, "
+            'vary = "each", or a smaller count.'
+        )
+    notes.print(f"{size} {left} ({seconds:.1f} s each, measuring not counted).")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _say_differences(result: Comparison) -> None:

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from stas.api import steer
 from stas.comparison import Comparison, Run
 from stas.files import whole_file
-from stas.metrics import ImageEncoder, available_names, check_frames, measure
+from stas.metrics import ImageEncoder, Measure, available_names, check_frames, measure
 from stas.pipelines import (
     PipelineOptions,
     call_arguments,
@@ -51,6 +51,7 @@ def compare(
     arguments: Mapping[str, Any] | None = None,
     fps: float | None = None,
     encoders: Sequence[ImageEncoder] = (),
+    own: Sequence[Measure] = (),
     report: Callable[[int, int, int], None] | None = None,
 ) -> Comparison:
     """Make every sample under every run, measure, and write what there is to see.
@@ -71,6 +72,7 @@ def compare(
         arguments: Further arguments of the pipeline's call.
         fps: Of the videos; the model's own by default.
         encoders: Image encoders for similarity curves, see `stas.metrics.load_encoder`.
+        own: Measures of your own, see `stas.metrics.load_measure`.
         report: Called with (finished videos, finished steps, steps) as it goes on.
 
     Returns:
@@ -122,7 +124,7 @@ def compare(
 
                 stem = folder / "videos" / f"{sample.name}-{run.name}"
                 videos[run.name] = _make(pipeline, run, sample, call, stem, options, result, tell)
-            _finish_sample(pipeline, sample, videos, folder, encoders, result)
+            _finish_sample(pipeline, sample, videos, folder, encoders, own, result)
     finally:
         # After an error or Ctrl-C too: what is whole is worth its tables.
         if result.finished:
@@ -196,13 +198,14 @@ def _finish_sample(
     videos: Mapping[str, Frames],
     folder: Path,
     encoders: Sequence[ImageEncoder],
+    own: Sequence[Measure],
     result: Comparison,
 ) -> None:
     """Measure a sample whose videos are all there, and put them side by side."""
     first = next(iter(videos.values()))
     frames_of = frame_map(pipeline)
     measured = {
-        name: measure(check_frames(frames), frames_of, result.names, encoders)
+        name: measure(check_frames(frames), frames_of, result.names, encoders, own, sample.prompt)
         for name, frames in videos.items()
     }
     with (
@@ -217,7 +220,7 @@ def _finish_sample(
     result.finished.append(measured)
 
 
-def _labelled(frames: Frames, text: str) -> Frames:
+def labelled(frames: Frames, text: str) -> Frames:
     """Frames under a bar with a text that can be read when the whole is scaled to a page."""
     width = frames.shape[2]
     size = max(14, width // 70)
@@ -241,13 +244,13 @@ def side_by_side(videos: Mapping[str, Frames]) -> Frames:
     panes = []
     for name, frames in videos.items():
         factor = max(1, -(-SHOWN_SIDE // min(frames.shape[1:3])))
-        panes.append(_labelled(frames.repeat(factor, axis=1).repeat(factor, axis=2), name))
+        panes.append(labelled(frames.repeat(factor, axis=1).repeat(factor, axis=2), name))
     return np.concatenate(panes, axis=2)
 
 
 def strips(videos: Mapping[str, Frames]) -> Image.Image:
     """A strip of frames for each video, one below the other under their names."""
-    rows = [_labelled(np.asarray(strip(frames))[None], name)[0] for name, frames in videos.items()]
+    rows = [labelled(np.asarray(strip(frames))[None], name)[0] for name, frames in videos.items()]
     return Image.fromarray(np.concatenate(rows, axis=0))
 
 
@@ -255,9 +258,9 @@ def write_summary(result: Comparison, folder: Path) -> None:
     """Write the curves, the tables and the report of the finished samples."""
     with whole_file(folder / "curves.png") as path:
         draw_curves(result).savefig(path)
-    _write_table(folder / "curves.csv", _curve_rows(result))
-    _write_table(folder / "values.csv", _value_rows(result))
-    _write_table(folder / "differences.csv", _difference_rows(result))
+    write_table(folder / "curves.csv", _curve_rows(result))
+    write_table(folder / "values.csv", _value_rows(result))
+    write_table(folder / "differences.csv", _difference_rows(result))
     write_report(result, folder)
 
 
@@ -331,7 +334,8 @@ def _difference_rows(result: Comparison) -> Rows:
         yield [row.measure, row.run, row.before, row.after, *numbers, row.words]
 
 
-def _write_table(path: Path, rows: Rows) -> None:
+def write_table(path: Path, rows: Rows) -> None:
+    """Write rows as CSV; the file appears whole or not at all."""
     with (
         whole_file(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,

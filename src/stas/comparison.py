@@ -95,7 +95,7 @@ class Comparison:
         ]
         base = self.runs[0].name
         return [
-            _difference(
+            difference_of_pairs(
                 name,
                 run.name,
                 [(sample[base][name], sample[run.name][name]) for sample in numbers],
@@ -105,7 +105,11 @@ class Comparison:
         ]
 
 
-def _difference(name: str, run: str, pairs: Sequence[tuple[float, float]]) -> Difference:
+def difference_of_pairs(name: str, run: str, pairs: Sequence[tuple[float, float]]) -> Difference:
+    """What a measure says of a run, from (first run, run) of each pair.
+
+    Pairs with a number that is not finite are left out.
+    """
     known = [pair for pair in pairs if isfinite(pair[0]) and isfinite(pair[1])]
     if not known:
         return Difference(name, run, float("nan"), float("nan"), None)

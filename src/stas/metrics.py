@@ -7,11 +7,16 @@ similarities need weights of an image encoder, which transformers downloads or f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec as find_module
 from itertools import pairwise
+from math import isinf, isnan, nan
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +27,7 @@ from stas.video import Frames
 
 Values = npt.NDArray[np.float64]
 Flow = npt.NDArray[np.float32]
+Measure = Callable[[Frames, str], Mapping[str, float]]  # of frames and their prompt
 
 SMALLEST = 16  # pixels a side: below, neither SSIM's window nor optical flow has room
 FORWARD_BACKWARD = (0.01, 0.5)  # of Sundaram, Brox and Keutzer, 2010, as Lai et al., 2018 use them
@@ -35,19 +41,22 @@ class VideoMetrics:
         curves: By name, (T - 1,): one value for each transition from frame p to p + 1.
         frames: By name, (T,): one value for each frame.
         cross: (T - 1,), true where a transition leads from one latent frame to the next.
+        numbers: By name, one number for the video: what measures of your own gave.
     """
 
     curves: dict[str, Values]
     frames: dict[str, Values]
     cross: npt.NDArray[np.bool_]
+    numbers: dict[str, float] = field(default_factory=dict)
 
     def summary(self) -> dict[str, float]:
         """One number for each thing measured.
 
         Curves give their mean, and their means over the transitions within latent frames
         ("NAME, within chunks") and across them ("NAME, across chunks"); values per frame give
-        their mean and the first frame's ("NAME, first frame"). NaN where there is no such
-        transition or no value; a transition without a value is left out of a mean.
+        their mean and the first frame's ("NAME, first frame"); numbers of your own measures are
+        as they are. NaN where there is no such transition or no value; a transition without a
+        value is left out of a mean.
         """
         numbers: dict[str, float] = {}
         for name, curve in self.curves.items():
@@ -57,7 +66,47 @@ class VideoMetrics:
         for name, values in self.frames.items():
             numbers[name] = _mean(values)
             numbers[f"{name}, first frame"] = float(values[0])
-        return numbers
+        return numbers | self.numbers
+
+    def to_json(self) -> str:
+        """All values as JSON, NaN as null."""
+        record = {
+            "curves": {name: _nulls(values) for name, values in self.curves.items()},
+            "frames": {name: _nulls(values) for name, values in self.frames.items()},
+            "cross": self.cross.tolist(),
+            "numbers": dict(zip(self.numbers, _nulls(self.numbers.values()), strict=True)),
+        }
+        return json.dumps(record, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> VideoMetrics:
+        """What `to_json` wrote.
+
+        Raises:
+            ValueError: It was not.
+        """
+        try:
+            record = json.loads(text)
+            return cls(
+                curves={name: _values(values) for name, values in record["curves"].items()},
+                frames={name: _values(values) for name, values in record["frames"].items()},
+                cross=np.array(record["cross"], dtype=bool),
+                numbers={k: nan if v is None else float(v) for k, v in record["numbers"].items()},
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"These are no measured values: {error!r}") from error
+
+
+def _nulls(values: Iterable[float]) -> list[float | str | None]:
+    """Numbers as JSON has them: NaN is null, and infinities (PSNR of equal frames) are words."""
+    return [
+        None if isnan(value) else str(value) if isinf(value) else value
+        for value in map(float, values)
+    ]
+
+
+def _values(values: Iterable[float | str | None]) -> Values:
+    return np.array([nan if value is None else float(value) for value in values], np.float64)
 
 
 def _mean(values: Values) -> float:
@@ -266,6 +315,8 @@ def measure(
     frame_map: FrameMap,
     names: Sequence[str] = NAMES,
     encoders: Sequence[ImageEncoder] = (),
+    own: Sequence[Measure] = (),
+    prompt: str = "",
 ) -> VideoMetrics:
     """Measure one video.
 
@@ -275,6 +326,8 @@ def measure(
         names: Of `NAMES`; all that need no weights by default.
         encoders: Each adds "NAME similarity" of consecutive frames and "NAME similarity to the
             first frame".
+        own: Measures of your own, see `load_measure`; each is given the frames and the prompt.
+        prompt: What the video is to show.
 
     Returns:
         Curves, values per frame, and which transitions cross latent frames.
@@ -310,7 +363,41 @@ def measure(
         curves=curves,
         frames={name: function(frames) for name, function in FRAMES.items() if name in names},
         cross=cross_chunk(len(frames), frame_map),
+        numbers={key: float(value) for each in own for key, value in each(frames, prompt).items()},
     )
+
+
+def load_measure(source: str) -> Measure:
+    """A measure of your own, from its name.
+
+    It takes the frames (T, H, W, 3), uint8, and the prompt, and returns numbers by name, NaN where
+    it has none. `training.truth:truth` of this repository is one.
+
+    Args:
+        source: "module:function"; the module is looked for in the working folder too.
+
+    Raises:
+        ValueError: There is no such module or function, or it does not take two arguments.
+
+    Example:
+        >>> load_measure("math:no_such_function")
+        Traceback (most recent call last):
+        ...
+        ValueError: The measure 'math:no_such_function' can't be loaded: module 'math' has no \
+attribute 'no_such_function'. Expected module:function with a function of frames and prompt.
+    """
+    module, _, name = source.partition(":")
+    if "" not in sys.path and (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    try:
+        function = getattr(import_module(module), name)
+        inspect.signature(function).bind(None, "")
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The measure {source!r} can't be loaded: {error}. Expected module:function with a "
+            "function of frames and prompt."
+        ) from error
+    return cast(Measure, function)
 
 
 def consecutive_similarity(features: Any) -> Values:

@@ -28,7 +28,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: right; }
 th:first-child, td:first-child, .text { text-align: left; }
 thead th { border-bottom-width: 2px; } .line td { white-space: nowrap; }
-tr.told { background: var(--soft); font-weight: 600; }
+.told { background: var(--soft); font-weight: 600; }
 pre { white-space: pre-wrap; margin: 0; font-size: .85rem; }
 button { font: inherit; padding: .3rem .8rem; }
 """
@@ -54,13 +54,13 @@ def write_report(result: Comparison, folder: Path) -> Path:
     """
     path = folder / "report.html"
     with whole_file(path) as temporary:
-        temporary.write_text(_page(result, folder), encoding="utf-8")
+        title = " | ".join(run.name for run in result.runs)
+        temporary.write_text(html_page(title, _body(result, folder)), encoding="utf-8")
     return path
 
 
-def _page(result: Comparison, folder: Path) -> str:
-    names = [run.name for run in result.runs]
-    title = " | ".join(names)
+def html_page(title: str, body: Iterable[str]) -> str:
+    """A whole page in the style of the reports, from the lines of its body."""
     return "\n".join(
         [
             "<!DOCTYPE html>",
@@ -68,26 +68,35 @@ def _page(result: Comparison, folder: Path) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>",
             f"<h1>{escape(title)}</h1>",
-            *_lead(result),
-            "<h2>Videos</h2>",
-            '<p><button id="play">Play or pause all</button></p>',
-            *_videos(result, folder),
-            "<h2>From frame to frame</h2>",
-            "<p>A transition is cross-chunk when its two pixel frames come from different latent "
-            "frames. That is where the paper sees the gain of steering.</p>",
-            f'<img class="curves" alt="Curves over the transitions, for each run" '
-            f'src="{_inside(folder / "curves.png")}">',
-            "<h2>Paired differences</h2>",
-            *_differences(result),
-            "<h2>How it was made</h2>",
-            *_settings(result),
-            f"</main><script>{SCRIPT}</script></body></html>",
+            *body,
+            "</main></body></html>",
             "",
         ]
     )
 
 
-def _inside(path: Path) -> str:
+def _body(result: Comparison, folder: Path) -> Iterable[str]:
+    yield from _lead(result)
+    yield "<h2>Videos</h2>"
+    yield '<p><button id="play">Play or pause all</button></p>'
+    yield from _videos(result, folder)
+    yield "<h2>From frame to frame</h2>"
+    yield (
+        "<p>A transition is cross-chunk when its two pixel frames come from different latent "
+        "frames. That is where the paper sees the gain of steering.</p>"
+    )
+    yield (
+        '<img class="curves" alt="Curves over the transitions, for each run" '
+        f'src="{inside(folder / "curves.png")}">'
+    )
+    yield "<h2>Paired differences</h2>"
+    yield from _differences(result)
+    yield "<h2>How it was made</h2>"
+    yield from _settings(result)
+    yield f"<script>{SCRIPT}</script>"
+
+
+def inside(path: Path) -> str:
     """A file as a data URI."""
     return f"data:{TYPES[path.suffix]};base64,{b64encode(path.read_bytes()).decode()}"
 
@@ -112,7 +121,7 @@ def _lead(result: Comparison) -> Iterable[str]:
 def _videos(result: Comparison, folder: Path) -> Iterable[str]:
     finished = result.samples[: len(result.finished)]
     for sample in finished[:MOST_SHOWN]:
-        video, picture = (_inside(folder / f"{sample.name}{kind}") for kind in (".mp4", ".png"))
+        video, picture = (inside(folder / f"{sample.name}{kind}") for kind in (".mp4", ".png"))
         text = f"{sample.prompt}, seed {sample.seed}"
         yield f"<figure><figcaption>{escape(text)}</figcaption>"
         yield (

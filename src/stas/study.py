@@ -1,0 +1,359 @@
+"""What a study is: a grid of steering configs from a TOML file, checked before any work."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from stas.checks import check_arguments
+from stas.config import STASConfig
+from stas.interventions import INTERVENTIONS, preset
+from stas.recorder import prompt_list
+from stas.sample import Sample
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+OFF, BASE = "off", "base"
+Vary = Literal["each", "all"]
+# Dimensions by what recording says of them, for the paper's ablation over dimensions.
+DimsClass = Literal["massive", "weak", "ordinary", "random"]
+DIMS_CLASSES: tuple[DimsClass, ...] = get_args(DimsClass)
+FIELDS = tuple(each.name for each in fields(STASConfig))
+INTERVENTION = "intervention"
+AXES = (*FIELDS, INTERVENTION)
+LONGEST = 60  # characters of a cell's name in the name of its folder
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of a study.
+
+    Args:
+        name: Unique in its study; "off" steers nothing.
+        config: Fields of STASConfig, where `dims` may be one of DIMS_CLASSES; None for "off".
+        values: By axis, the value that this cell stands for; of several axes when they agree in
+            it, as they do in the base.
+    """
+
+    name: str
+    config: Mapping[str, Any] | None
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dims_class(self) -> str | None:
+        """The class that `dims` names, None when it names dimensions or nothing."""
+        dims = None if self.config is None else self.config.get("dims")
+        return dims if isinstance(dims, str) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A grid of configs x prompts x seeds, with steering off as what all are compared with.
+
+    Args:
+        name: What the report is called.
+        prompts: The prompts, with the name and SHA-256 of their list.
+        prompt_file: Name and hash of the prompts' list; None when the study holds them itself.
+        axes: By field of STASConfig, or "intervention" (a preset of `stas.interventions`), its
+            values. `dims` may also be "massive", "weak", "ordinary" or "random": dimensions of
+            that class, as many as are massive, found by recording first.
+        base: Fields of STASConfig that are the same in every cell unless an axis sets them.
+        vary: "each" changes one axis at a time from the base; "all" makes every combination.
+        model: "bundled", a folder or a hub id.
+        revision: Branch, tag or commit of a hub id.
+        dtype: See `stas.pipelines.PipelineOptions`.
+        arguments: Of the pipeline's call.
+        seed: Of the first video; every sample has a seed of its own, counted on from here.
+        samples_per_prompt: Videos of each prompt.
+        measures: Names of `stas.metrics.NAMES`, or None for all that the packages allow.
+        own_measures: Measures of your own, "module:function", see `stas.metrics.load_measure`.
+        encoders: DINO or CLIP models, see `stas.metrics.load_encoder`.
+        recorded: Videos that are recorded to find the classes of dimensions.
+
+    Raises:
+        TypeError, ValueError: A value is not of its kind, an axis is unknown, or two configs are
+            alike; the message says what was expected.
+
+    Example:
+        >>> study = Study(name="alpha", prompts=("a red circle",), axes={"scale": (1.0, 1.5)})
+        >>> [cell.name for cell in study.cells()]
+        ['off', 'base', 'scale=1.5']
+    """
+
+    name: str
+    prompts: tuple[str, ...]
+    axes: Mapping[str, tuple[Any, ...]]
+    prompt_file: Mapping[str, Any] | None = None
+    base: Mapping[str, Any] = field(default_factory=dict)
+    vary: Vary = "each"
+    model: str = "bundled"
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    samples_per_prompt: int = 1
+    measures: tuple[str, ...] | None = None
+    own_measures: tuple[str, ...] = ()
+    encoders: tuple[str, ...] = ()
+    recorded: int = 8
+
+    def __post_init__(self) -> None:
+        _expect(isinstance(self.model, str), f"model must be a text, but got {self.model!r}")
+        _expect(self.vary in get_args(Vary), f'vary must be "each" or "all", but got {self.vary!r}')
+        _expect(bool(self.prompts), "there is no prompt")
+        for name, least in (("seed", 0), ("samples_per_prompt", 1), ("recorded", 1)):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            _expect(whole, f"{name} must be a whole number, {least} or more, but got {value!r}")
+        check_arguments(self.arguments)
+        _expect("prompt" not in self.arguments, "prompts stand in prompts, not in arguments")
+        if unknown := sorted(set(self.base) - set(FIELDS)):
+            raise ValueError(f"base has no {', '.join(unknown)}. Known: {', '.join(FIELDS)}.")
+        if unknown := sorted(set(self.axes) - set(AXES)):
+            raise ValueError(
+                f"There is no axis {', '.join(map(repr, unknown))}. Known: {', '.join(AXES)}."
+            )
+        _expect(bool(self.axes), f"there is no axis. Known: {', '.join(AXES)}")
+        for axis, values in self.axes.items():
+            _expect(bool(values), f"the axis {axis} has no values")
+        self.cells()
+
+    def cells(self) -> list[Cell]:
+        """All settings, "off" first.
+
+        Raises:
+            ValueError: Two of them are alike, or one is no steering config.
+        """
+        base = _checked(self.base, BASE)
+        found: dict[str, Cell] = {}
+        for values in self._settings():
+            name = _name(values)
+            config = _checked(_with_values(self.base, values), name)
+            same = next((cell for cell in found.values() if cell.config == config), None)
+            if same is not None and (self.vary == "all" or set(values) & set(same.values)):
+                raise ValueError(f"Two configs are alike: {same.name} and {name}. Remove one.")
+            if same is not None:  # one cell stands for values of two axes, as the base does
+                found[same.name] = replace(same, values={**same.values, **values})
+            else:
+                name = BASE if self.vary == "each" and config == base else name
+                found[name] = Cell(name, config, values)
+        return [Cell(OFF, None), *found.values()]
+
+    def _settings(self) -> Iterator[dict[str, Any]]:
+        if self.vary == "each":
+            for axis, values in self.axes.items():
+                yield from ({axis: value} for value in values)
+        else:
+            for chosen in itertools.product(*self.axes.values()):
+                yield dict(zip(self.axes, chosen, strict=True))
+
+    def cells_of(self, axis: str) -> list[tuple[str, list[Cell]]]:
+        """For each value of an axis, in words, the cells that stand for it."""
+        cells = self.cells()
+        return [
+            (in_words(value), [cell for cell in cells if cell.values.get(axis) == value])
+            for value in self.axes[axis]
+        ]
+
+    def samples(self) -> list[Sample]:
+        """Every prompt and seed; seeds are all different."""
+        per_prompt = self.samples_per_prompt
+        return [
+            Sample(
+                f"{number:04d}-seed{self.seed + number * per_prompt + repeat}",
+                prompt,
+                self.seed + number * per_prompt + repeat,
+                None if self.prompt_file is None else {**self.prompt_file, "line": number + 1},
+            )
+            for number, prompt in enumerate(self.prompts)
+            for repeat in range(per_prompt)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that decides the study's videos and numbers, as JSON's own types."""
+        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+
+
+def folder_name(number: int, cell: Cell) -> str:
+    """The name of a cell's folder, in the order of `Study.cells`."""
+    return f"{number:02d}-{cell.name[:LONGEST]}"
+
+
+def in_words(value: Any) -> str:
+    """A value of an axis as it stands in names and tables.
+
+    Example:
+        >>> in_words(("first_frame", "boundary")), in_words(0.4)
+        ('first_frame+boundary', '0.4')
+    """
+    if isinstance(value, list | tuple):
+        return "+".join(map(in_words, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def load_study(source: str | os.PathLike[str], **changes: Any) -> Study:
+    """Read a study from its TOML file.
+
+    Args:
+        source: A file, or the name of a study that ships, such as "ablation-scale".
+        **changes: Keys of the file in place of what it says; of `arguments` those that are named,
+            and `own_measures` beside the file's. None changes nothing.
+
+    Returns:
+        The study, its prompts read.
+
+    Raises:
+        FileNotFoundError: There is no such file or study, or no such list of prompts.
+        ValueError: Not TOML, an unknown key, or what `Study` refuses; the message names the file.
+
+    Example:
+        >>> load_study("ablation-scale").axes["scale"][0]
+        0.5
+    """
+    path = Path(source)
+    shipped = {each.stem: each for each in sorted(_shipped_folder().glob("*.toml"))}
+    if not path.is_file() and str(source) in shipped:
+        path = shipped[str(source)]
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no study {str(source)!r}: expected a TOML file or one of "
+            f"{', '.join(shipped)}."
+        )
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        changes = {name: value for name, value in changes.items() if value is not None}
+        for name in ("arguments", "own_measures"):
+            if name in changes:
+                old, new = data.get(name, type(changes[name])()), changes[name]
+                changes[name] = {**old, **new} if isinstance(new, dict) else [*old, *new]
+        return _study(path, data | changes)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a study: {error}") from error
+
+
+def _shipped_folder() -> Path:
+    return Path(str(files("stas") / "studies"))
+
+
+def _study(path: Path, data: dict[str, Any]) -> Study:
+    known = {each.name for each in fields(Study)} - {"prompt_file", "name"} | {"count"}
+    if unknown := sorted(set(data) - known):
+        raise ValueError(
+            f"unknown keys {', '.join(map(repr, unknown))}. Known: {', '.join(sorted(known))}."
+        )
+    for name in ("arguments", "base", "axes"):
+        _expect(isinstance(data.get(name, {}), dict), f"{name} must be a table")
+    listed = data.pop("prompts", "list")
+    count = data.pop("count", None)
+    origin = None
+    if isinstance(listed, str):
+        # The list that ships for the model, or a file beside the study's.
+        model = data.get("model", "bundled")
+        file = prompt_list(model) if listed == "list" else path.parent / listed
+        text = file.read_bytes()
+        prompts = [line.strip() for line in text.decode("utf-8-sig").splitlines()]
+        origin = {"name": file.name, "sha256": sha256(text).hexdigest()}
+    else:
+        prompts = list(listed)
+    _expect(
+        all(isinstance(prompt, str) and prompt.strip() for prompt in prompts),
+        "prompts must be texts, none of them empty",
+    )
+    if count is not None:
+        fits = isinstance(count, int) and 0 < count <= len(prompts)
+        _expect(fits, f"count must be 1 to {len(prompts)}, the number of prompts, but got {count}")
+        prompts = prompts[:count]
+    data["axes"] = {
+        axis: tuple(_frozen(value) for value in _list(axis, values))
+        for axis, values in data.get("axes", {}).items()
+    }
+    data["base"] = {name: _frozen(value) for name, value in data.get("base", {}).items()}
+    for name in ("measures", "own_measures", "encoders"):
+        if name in data:
+            data[name] = tuple(_list(name, data[name]))
+    return Study(name=path.stem, prompts=tuple(prompts), prompt_file=origin, **data)
+
+
+def _list(name: str, values: Any) -> Sequence[Any]:
+    _expect(isinstance(values, list), f"{name} must be a list, but got {values!r}")
+    return list(values)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _name(values: Mapping[str, Any]) -> str:
+    return ",".join(f"{axis}={in_words(value)}" for axis, value in values.items())
+
+
+def _with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    config = dict(base)
+    for axis, value in values.items():
+        if axis != INTERVENTION:
+            config[axis] = value
+        elif value in INTERVENTIONS:
+            found = preset(value)
+            config |= {name: getattr(found, name) for name in ("op", "regions", "scale")}
+        else:
+            raise ValueError(
+                f"there is no intervention {value!r}. Known: {', '.join(INTERVENTIONS)}"
+            )
+    return config
+
+
+def _checked(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """All fields of a config, each checked."""
+    dims = config.get("dims")
+    if isinstance(dims, str) and dims not in DIMS_CLASSES:
+        raise ValueError(
+            f"{name}: dims must be numbers or one of {', '.join(DIMS_CLASSES)}, but got {dims!r}."
+        )
+    try:
+        full = STASConfig(**{**config, "dims": None if isinstance(dims, str) else dims})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
+    return full.to_dict() | ({"dims": dims} if isinstance(dims, str) else {})
+
+
+def _expect(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(f"{message}.")
+
+
+def with_dims(cells: Iterable[Cell], of_class: Mapping[str, tuple[int, ...]]) -> list[Cell]:
+    """The cells with the classes of dimensions replaced by dimensions.
+
+    Raises:
+        ValueError: Two configs have become alike.
+
+    Example:
+        >>> cell = Cell("dims=weak", {"dims": "weak"})
+        >>> with_dims([cell], {"weak": (175,)})[0].config
+        {'dims': [175]}
+    """
+    found: list[Cell] = []
+    for cell in cells:
+        if cell.dims_class is not None:
+            dims = list(of_class[cell.dims_class])
+            cell = Cell(cell.name, {**(cell.config or {}), "dims": dims}, cell.values)
+        if alike := [other.name for other in found if other.config == cell.config]:
+            raise ValueError(f"Two configs are alike: {alike[0]} and {cell.name}. Remove one.")
+        found.append(cell)
+    return found
