@@ -1,9 +1,10 @@
 """Shared settings: one torch thread a process, quiet diffusers, Hypothesis without deadlines, and
-no profile that was measured on this machine."""
+no profile that was measured on this machine; and `run`, the command line."""
 
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 from diffusers.utils import logging
 from hypothesis import settings
+
+from stas import cli
 
 torch.set_num_threads(1)
 logging.set_verbosity_error()
@@ -22,3 +25,21 @@ settings.load_profile("stas")
 @pytest.fixture(autouse=True)
 def no_measured_profiles(monkeypatch, tmp_path):
     monkeypatch.setenv("STAS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Runs `stas ARGUMENTS` in an empty folder: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("warnings.showwarning", None)  # main replaces it; pytest gets it back
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["stas", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        return code, *capsys.readouterr()
+
+    return run

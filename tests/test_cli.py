@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -22,32 +19,11 @@ from stas.models import MODELS
 from stas.pipelines import BUNDLED_MODEL
 from stas.profiles import FOLDER_PROFILE
 from stas.video import GAP, read_video, to_frames
+from tests.command import files, interrupt
 from tests.tiny import tiny_wan
 
 PROMPT = "a red circle moving right on a blue background"
 SMALL = ("--size", "64x64", "--frames", "5", "--steps", "5")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Runs `stas ARGUMENTS` in an empty folder: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("warnings.showwarning", None)  # main replaces it; pytest gets it back
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["stas", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, *capsys.readouterr()
-
-    return run
-
-
-def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
 
 
 def test_version_and_help(run):
@@ -468,30 +444,6 @@ def test_a_traceback_can_be_asked_for(run, monkeypatch):
     assert "Traceback" in run("generate", "x", "--scale", "nan")[2]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_ctrl_c_leaves_nothing_half_written(tmp_path):
-    command = [sys.executable, "-m", "stas.cli", "generate", PROMPT, "--seed", "0-1"]
-    command += ["--steps", "400", "-o", "videos"]
-    # In a terminal the bar is drawn as it goes, which tells when the denoising has begun.
-    environment = os.environ | {"FORCE_COLOR": "1", "OMP_NUM_THREADS": "1"}
-    log = tmp_path / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=tmp_path,
-            stdout=output,
-            stderr=output,
-            env=environment,
-            # A shell starts its background jobs deaf to SIGINT, and tests may be such a job.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
-    try:
-        deadline = time.monotonic() + 120
-        while b"step" not in log.read_bytes() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
-    finally:
-        process.kill()
-    assert b"Stopped" in log.read_bytes()
-    assert files(tmp_path) == ["log"]
+    interrupt(tmp_path, "generate", PROMPT, "--seed", "0-1", "--steps", "400", "-o", "videos")
+    assert files(tmp_path) == []

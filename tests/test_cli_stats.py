@@ -8,12 +8,12 @@ import re
 import pytest
 
 from stas.stats import ActivationStats
-from tests.test_cli import files, run  # noqa: F401
+from tests.command import files
 
 FEW = ["--steps", "2", "--frames", "5", "-n", "1"]
 
 
-def test_record_then_plot(run, tmp_path):  # noqa: F811
+def test_record_then_plot(run, tmp_path):
     code, out, _ = run("record", "-o", "out/s.safetensors", *FEW)
     assert code == 0
     assert re.search(r"242 +\d+\.\d +massive", out)
@@ -31,7 +31,7 @@ def test_record_then_plot(run, tmp_path):  # noqa: F811
     assert code == 1 and "--resume" in err
 
 
-def test_profile_is_found_by_generate(run, tmp_path):  # noqa: F811
+def test_profile_is_found_by_generate(run, tmp_path):
     code, out, _ = run("profile", *FEW)
     assert code == 0 and "dimension 242" in out
     (place,) = tmp_path.glob("cache/profiles/*.json")
@@ -63,7 +63,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD)
-def test_bad_input_gets_a_clear_error(run, tmp_path, arguments, message):  # noqa: F811
+def test_bad_input_gets_a_clear_error(run, tmp_path, arguments, message):
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00")
     before = files(tmp_path)
     code, _, err = run(*arguments)

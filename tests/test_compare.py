@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -26,7 +22,7 @@ from stas.pipelines import PipelineOptions, load_pipeline
 from stas.sample import Sample
 from stas.tokens import FrameMap
 from stas.video import GAP, read_video
-from tests.test_cli import files, run  # noqa: F401
+from tests.command import files, interrupt
 from tests.test_metrics import save_encoder
 
 OPTIONS = PipelineOptions(device="cpu").resolved()
@@ -211,7 +207,7 @@ def test_what_can_not_be_compared_is_refused_before_any_work(
     assert files(tmp_path) == [] and not (tmp_path / "out").exists()
 
 
-def test_the_command(run, tmp_path):  # noqa: F811
+def test_the_command(run, tmp_path):
     STASConfig(scale=2.0).save(tmp_path / "twice.json")
     arguments = ["compare", "a red circle", "--run", "off", "--run", "twice.json", *FEW]
     code, out, err = run(*arguments, "-o", "c")
@@ -245,7 +241,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD)
-def test_bad_input_gets_a_clear_error(run, tmp_path, arguments, message):  # noqa: F811
+def test_bad_input_gets_a_clear_error(run, tmp_path, arguments, message):
     (tmp_path / "broken.json").write_text("{")
     before = files(tmp_path)
     code, _, err = run(*arguments)
@@ -262,27 +258,7 @@ def test_videos_without_a_pixel_of_difference_in_shape_stand_side_by_side():
     assert strips({"a": small}).size == (3 * 18 + 2 * GAP, 24 + 16)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_ctrl_c_ends_the_command_with_130(tmp_path):
-    command = [sys.executable, "-m", "stas.cli", "compare", "a red circle", "--frames", "5"]
-    command += ["--size", "64x64", "--steps", "400", "-o", "c"]
-    log = tmp_path / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=tmp_path,
-            stdout=output,
-            stderr=output,
-            env=os.environ | {"FORCE_COLOR": "1", "OMP_NUM_THREADS": "1"},
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
-    try:
-        deadline = time.monotonic() + 120
-        while b"step" not in log.read_bytes() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
-    finally:
-        process.kill()
-    assert b"Stopped" in log.read_bytes()
-    assert [name for name in files(tmp_path) if name != "log"] == []
+    small = ("--frames", "5", "--size", "64x64")
+    interrupt(tmp_path, "compare", "a red circle", *small, "--steps", "400", "-o", "c")
+    assert files(tmp_path) == []
