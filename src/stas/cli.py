@@ -1114,6 +1114,20 @@ def compare(
             "repeated.",
         ),
     ] = None,
+    aesthetic: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Head of LAION's aesthetic predictor, sa_0_4_vit_l_14_linear.pth, to score each "
+            "frame.",
+        ),
+    ] = None,
+    aesthetic_clip: Annotated[
+        str | None,
+        typer.Option(
+            help="CLIP model that the head was fitted on; openai/clip-vit-large-patch14 by default."
+        ),
+    ] = None,
     frames: Frames = None,
     size: Size = None,
     steps: Steps = None,
@@ -1143,11 +1157,13 @@ def compare(
             f"{str(output)!r} is there already and not empty. Give another -o, or --force to "
             "overwrite."
         )
+    if aesthetic_clip and aesthetic is None:
+        raise ValueError("--aesthetic-clip is the model for a head: give its file by --aesthetic.")
     arguments = _call_options(frames, size, steps, guidance)
 
     from stas.compare import compare as compare_runs
     from stas.comparison import Sample, read_run
-    from stas.metrics import load_encoder
+    from stas.metrics import AESTHETIC_CLIP, load_aesthetic, load_encoder
     from stas.pipelines import PipelineOptions
 
     if fps is not None:
@@ -1163,6 +1179,10 @@ def compare(
         PipelineOptions(model=model, revision=revision, device=device, dtype=dtype, offload=offload)
     )
     encoders = [load_encoder(source, device=maker.options.device) for source in encoder or ()]
+    scorer = None
+    if aesthetic is not None:
+        clip = aesthetic_clip or AESTHETIC_CLIP
+        scorer = load_aesthetic(aesthetic, clip, device=maker.options.device)
     with _video_bar(len(samples) * len(runs)) as report:
         result = compare_runs(
             maker.pipeline,
@@ -1173,6 +1193,7 @@ def compare(
             arguments=arguments,
             fps=fps,
             encoders=encoders,
+            aesthetic=scorer,
             report=report,
         )
     _say_differences(result)

@@ -26,7 +26,7 @@ from stas.api import steer
 from stas.comparison import Comparison, Run, Sample
 from stas.files import whole_file
 from stas.manifest import Manifest, dims_record, frames_record, model_record, versions_record
-from stas.metrics import ImageEncoder, available_names, check_frames, measure
+from stas.metrics import AestheticScorer, ImageEncoder, available_names, check_frames, measure
 from stas.pipelines import (
     PipelineOptions,
     call_arguments,
@@ -55,6 +55,7 @@ def compare(
     arguments: Mapping[str, Any] | None = None,
     fps: float | None = None,
     encoders: Sequence[ImageEncoder] = (),
+    aesthetic: AestheticScorer | None = None,
     report: Callable[[int, int, int], None] | None = None,
 ) -> Comparison:
     """Make every sample under every run, measure, and write what there is to see.
@@ -75,6 +76,7 @@ def compare(
         arguments: Further arguments of the pipeline's call.
         fps: Of the videos; the model's own by default.
         encoders: Image encoders for similarity curves, see `stas.metrics.load_encoder`.
+        aesthetic: Scores each frame, see `stas.metrics.load_aesthetic`.
         report: Called with (finished videos, finished steps, steps) as it goes on.
 
     Returns:
@@ -126,7 +128,7 @@ def compare(
 
                 stem = folder / "videos" / f"{sample.name}-{run.name}"
                 videos[run.name] = _make(pipeline, run, sample, call, stem, options, result, tell)
-            _finish_sample(pipeline, sample, videos, folder, encoders, result)
+            _finish_sample(pipeline, sample, videos, folder, encoders, aesthetic, result)
     finally:
         # After an error or Ctrl-C too: what is whole is worth its tables.
         if result.finished:
@@ -215,13 +217,14 @@ def _finish_sample(
     videos: Mapping[str, Frames],
     folder: Path,
     encoders: Sequence[ImageEncoder],
+    aesthetic: AestheticScorer | None,
     result: Comparison,
 ) -> None:
     """Measure a sample whose videos are all there, and put them side by side."""
     first = next(iter(videos.values()))
     frames_of = frame_map(pipeline)
     measured = {
-        name: measure(check_frames(frames), frames_of, result.names, encoders)
+        name: measure(check_frames(frames), frames_of, result.names, encoders, aesthetic)
         for name, frames in videos.items()
     }
     with (
