@@ -253,6 +253,13 @@ def test_a_missing_encoder_says_how_to_get_it():
         metrics.load_encoder("facebook/dinov2-none")
 
 
+def test_an_encoder_that_is_cut_short_is_refused(tmp_path):
+    weights = save_encoder("dino", tmp_path) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"cut short or damaged .* download them again"):
+        metrics.load_encoder(str(tmp_path))
+
+
 def test_a_model_of_another_kind_is_refused(tmp_path):
     UMT5EncoderModel(UMT5Config(**T5_SIZES)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="UMT5Model, and no image encoder"):

@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 
 from stas.tokens import FrameMap
 from stas.video import Frames
@@ -410,7 +411,7 @@ def load_encoder(source: str, *, device: str = "cpu") -> ImageEncoder:
 
     Raises:
         OSError: It is not here and can't be downloaded; the message says how to get it.
-        ValueError: It is no image encoder.
+        ValueError: It is no image encoder, or its weights are cut short.
     """
     from transformers import AutoImageProcessor, AutoModel
 
@@ -427,6 +428,10 @@ def load_encoder(source: str, *, device: str = "cpu") -> ImageEncoder:
             f"The image encoder {source!r} is not on this machine and can't be downloaded: "
             f"{str(error).splitlines()[0]} Download it where there is a network, by `hf download "
             f"{source}`, and copy the cache (HF_HOME), or give a folder that holds it."
+        ) from error
+    except SafetensorError as error:
+        raise ValueError(
+            f"The weights of {source!r} are cut short or damaged ({error}): download them again."
         ) from error
     return ImageEncoder(source.rstrip("/").rpartition("/")[2], model, processor)
 
@@ -471,7 +476,7 @@ def load_aesthetic(
         OSError: The head is not there, or CLIP is not and can't be downloaded; the message says
             how to get it.
         ValueError: The head is no such head, cut short, or of another width than CLIP's
-            embedding; or `clip` is no CLIP model.
+            embedding; or `clip` is no CLIP model, or its weights are cut short.
     """
     weight, bias = _read_head(Path(head))
     encoder = load_encoder(clip, device=device)
