@@ -23,7 +23,7 @@ from stas.sample import Sample
 from stas.tokens import FrameMap
 from stas.video import GAP, read_video
 from tests.command import files, interrupt
-from tests.test_metrics import save_encoder
+from tests.test_metrics import save_encoder, save_head
 
 OPTIONS = PipelineOptions(device="cpu").resolved()
 SMALL = {"num_frames": 5, "num_inference_steps": 2, "height": 64, "width": 64}
@@ -207,6 +207,22 @@ def test_what_can_not_be_compared_is_refused_before_any_work(
     assert files(tmp_path) == [] and not (tmp_path / "out").exists()
 
 
+def test_the_command_scores_frames(run, tmp_path):
+    save_encoder("clip", tmp_path / "tiny")
+    save_head(tmp_path / "head.pth")
+    options = ["--aesthetic", "head.pth", "--aesthetic-clip", "tiny", *FEW, "-o", "c"]
+    code, out, err = run("compare", "a red circle", *options)
+    assert code == 0, err
+    assert "aesthetic, first frame" in out
+    scorer = metrics.load_aesthetic(tmp_path / "head.pth", str(tmp_path / "tiny"))
+    expected = {
+        name: scorer.scores(read_video(tmp_path / f"c/videos/a-red-circle-seed0-{name}.mkv")).mean()
+        for name in ("off", "on")
+    }
+    rows = [row for row in table(tmp_path / "c/values.csv") if row["measure"] == "aesthetic"]
+    assert {row["run"]: float(row["value"]) for row in rows} == pytest.approx(expected, abs=1e-6)
+
+
 def test_the_command(run, tmp_path):
     STASConfig(scale=2.0).save(tmp_path / "twice.json")
     arguments = ["compare", "a red circle", "--run", "off", "--run", "twice.json", *FEW]
@@ -235,6 +251,9 @@ BAD = [
     (["compare", "x", "--run", "on", "--run", "on", *FEW], "Two runs have the name 'on'"),
     (["compare", "x", "--fps", "0"], "fps must be"),
     (["compare", "x", "--encoder", "facebook/dinov2-none", *FEW], "hf download"),
+    (["compare", "x", "--aesthetic", "none.pth", *FEW], "no file 'none.pth'"),
+    (["compare", "x", "--aesthetic", "broken.json", *FEW], "does not hold weights"),
+    (["compare", "x", "--aesthetic-clip", "a/b", *FEW], "by --aesthetic"),
     (["compare", "x", "-o", "broken.json"], "is a file"),
     (["compare", "x", "--frames", "6", "--steps", "2"], "The nearest are 5 and 9"),
 ]

@@ -151,21 +151,11 @@ BAD = [
     ({"prompts": ()}, "there is no prompt"),
     ({"arguments": {"prompt": "x"}}, "not in arguments"),
     ({"arguments": {"num_inference_steps": 0}}, "num_inference_steps"),
-    (
-        {
-            "vary": "all",
-            "axes": {"intervention": ("stas",), "op": ("max", "zero"), "dims": ((1,),)},
-        },
-        None,
-    ),
 ]
 
 
 @pytest.mark.parametrize(("options", "message"), BAD)
 def test_what_is_no_study(options, message):
-    if message is None:
-        assert len(make(**options).cells()) == 3
-        return
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         make(**options)
 
@@ -208,7 +198,7 @@ def test_a_study_file_with_changes(tmp_path):
     assert changed.prompts == ("one", "two") and changed.model == "bundled"
     assert changed.arguments == {"width": 64, "num_inference_steps": 3}
     assert changed.own_measures == ("a:b", "c:d") and changed.samples()[0].seed == 7
-    with pytest.raises(FileNotFoundError, match="no study 'ablation-skale': .* ablation-scale"):
+    with pytest.raises(FileNotFoundError, match=r"no study 'ablation-skale': .* ablation-scale"):
         load_study("ablation-skale")
 
 
@@ -305,7 +295,7 @@ def test_the_folder_of_another_study(finished, pipeline, tmp_path):
     run, folder = finished
     before = (folder / "study.json").read_text()
     other = make(arguments=FEW, measures=("pixel difference",), seed=1)
-    with pytest.raises(ValueError, match="holds another study.*seed 0 -> 1. Give another -o"):
+    with pytest.raises(ValueError, match=r"holds another study.*seed 0 -> 1. Give another -o"):
         check_folder(other, folder)
     assert (folder / "study.json").read_text() == before
     (tmp_path / "file").write_text("x")

@@ -1106,6 +1106,20 @@ def compare(
             "name; may be repeated.",
         ),
     ] = None,
+    aesthetic: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Head of LAION's aesthetic predictor, sa_0_4_vit_l_14_linear.pth, to score each "
+            "frame.",
+        ),
+    ] = None,
+    aesthetic_clip: Annotated[
+        str | None,
+        typer.Option(
+            help="CLIP model that the head was fitted on; openai/clip-vit-large-patch14 by default."
+        ),
+    ] = None,
     frames: Frames = None,
     size: Size = None,
     steps: Steps = None,
@@ -1135,11 +1149,13 @@ def compare(
             f"{str(output)!r} is there already and not empty. Give another -o, or --force to "
             "overwrite."
         )
+    if aesthetic_clip and aesthetic is None:
+        raise ValueError("--aesthetic-clip is the model for a head: give its file by --aesthetic.")
     arguments = _call_options(frames, size, steps, guidance)
 
     from stas.compare import compare as compare_runs
     from stas.comparison import read_run
-    from stas.metrics import load_encoder, load_measure
+    from stas.metrics import AESTHETIC_CLIP, load_aesthetic, load_encoder, load_measure
     from stas.pipelines import PipelineOptions
     from stas.sample import Sample
 
@@ -1157,6 +1173,10 @@ def compare(
         PipelineOptions(model=model, revision=revision, device=device, dtype=dtype, offload=offload)
     )
     encoders = [load_encoder(source, device=maker.options.device) for source in encoder or ()]
+    scorer = None
+    if aesthetic is not None:
+        clip = aesthetic_clip or AESTHETIC_CLIP
+        scorer = load_aesthetic(aesthetic, clip, device=maker.options.device)
     with _video_bar(len(samples) * len(runs)) as report:
         result = compare_runs(
             maker.pipeline,
@@ -1168,6 +1188,7 @@ def compare(
             fps=fps,
             encoders=encoders,
             own=own,
+            aesthetic=scorer,
             report=report,
         )
     _say_differences(result)
@@ -1225,7 +1246,7 @@ def study(
     The run directory gets a report.html, its tables as CSV and Markdown, and every video.
     """
     with notes.status(LOADING):
-        from stas.metrics import load_encoder, load_measure
+        from stas.metrics import AESTHETIC_CLIP, load_aesthetic, load_encoder, load_measure
         from stas.pipelines import PipelineOptions
         from stas.study import load_study
         from stas.study_report import write_study_report
@@ -1253,6 +1274,10 @@ def study(
         )
     )
     encoders = [load_encoder(each, device=maker.options.device) for each in wanted.encoders]
+    scorer = None
+    if wanted.aesthetic is not None:
+        clip = wanted.aesthetic_clip or AESTHETIC_CLIP
+        scorer = load_aesthetic(wanted.aesthetic, clip, device=maker.options.device)
     with open_study(wanted, folder, maker.pipeline) as run:
         if not only_report:
             _say_size(run, maker.pipeline, yes=yes or dry_run)
@@ -1271,6 +1296,7 @@ def study(
                         options=maker.options,
                         own=own,
                         encoders=encoders,
+                        aesthetic=scorer,
                         report=report,
                     )
         except OSError as error:

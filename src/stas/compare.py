@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,15 @@ from PIL import Image, ImageDraw, ImageFont
 from stas.api import steer
 from stas.comparison import Comparison, Run
 from stas.files import whole_file
-from stas.metrics import ImageEncoder, Measure, available_names, check_frames, measure
+from stas.metrics import (
+    AestheticScorer,
+    ImageEncoder,
+    Measure,
+    VideoMetrics,
+    available_names,
+    check_frames,
+    measure,
+)
 from stas.pipelines import (
     PipelineOptions,
     call_arguments,
@@ -52,6 +61,7 @@ def compare(
     fps: float | None = None,
     encoders: Sequence[ImageEncoder] = (),
     own: Sequence[Measure] = (),
+    aesthetic: AestheticScorer | None = None,
     report: Callable[[int, int, int], None] | None = None,
 ) -> Comparison:
     """Make every sample under every run, measure, and write what there is to see.
@@ -73,6 +83,7 @@ def compare(
         fps: Of the videos; the model's own by default.
         encoders: Image encoders for similarity curves, see `stas.metrics.load_encoder`.
         own: Measures of your own, see `stas.metrics.load_measure`.
+        aesthetic: Scores each frame, see `stas.metrics.load_aesthetic`.
         report: Called with (finished videos, finished steps, steps) as it goes on.
 
     Returns:
@@ -113,6 +124,7 @@ def compare(
         fps=frames_per_second(pipeline) if fps is None else fps,
         names=available_names(),
     )
+    take = partial(measure, names=result.names, encoders=encoders, aesthetic=aesthetic, own=own)
     try:
         for number, (sample, call) in enumerate(zip(samples, calls, strict=True)):
             videos: dict[str, Frames] = {}
@@ -124,7 +136,7 @@ def compare(
 
                 stem = folder / "videos" / f"{sample.name}-{run.name}"
                 videos[run.name] = _make(pipeline, run, sample, call, stem, options, result, tell)
-            _finish_sample(pipeline, sample, videos, folder, encoders, own, result)
+            _finish_sample(pipeline, sample, videos, folder, take, result)
     finally:
         # After an error or Ctrl-C too: what is whole is worth its tables.
         if result.finished:
@@ -197,15 +209,14 @@ def _finish_sample(
     sample: Sample,
     videos: Mapping[str, Frames],
     folder: Path,
-    encoders: Sequence[ImageEncoder],
-    own: Sequence[Measure],
+    take: Callable[..., VideoMetrics],
     result: Comparison,
 ) -> None:
     """Measure a sample whose videos are all there, and put them side by side."""
     first = next(iter(videos.values()))
     frames_of = frame_map(pipeline)
     measured = {
-        name: measure(check_frames(frames), frames_of, result.names, encoders, own, sample.prompt)
+        name: take(check_frames(frames), frames_of, prompt=sample.prompt)
         for name, frames in videos.items()
     }
     with (

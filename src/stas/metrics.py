@@ -1,14 +1,16 @@
 """What can be measured on the exact frames of one video, and which transitions it is split by.
 
-All but the similarities needs no weights. `scikit-image` and `opencv-python-headless` (the extra
-`metrics`) do SSIM, PSNR, optical flow and sharpness and are imported where they are used. The
-similarities need weights of an image encoder, which transformers downloads or finds in its cache.
+All but the similarities and the aesthetic score needs no weights. `scikit-image` and
+`opencv-python-headless` (the extra `metrics`) do SSIM, PSNR, optical flow and sharpness and are
+imported where they are used. The similarities need weights of an image encoder, which transformers
+downloads or finds in its cache; the aesthetic score needs CLIP's and a linear head from a file.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +19,12 @@ from importlib.util import find_spec as find_module
 from itertools import pairwise
 from math import isinf, isnan, nan
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 
 from stas.tokens import FrameMap
 from stas.video import Frames
@@ -31,6 +35,12 @@ Measure = Callable[[Frames, str], Mapping[str, float]]  # of frames and their pr
 
 SMALLEST = 16  # pixels a side: below, neither SSIM's window nor optical flow has room
 FORWARD_BACKWARD = (0.01, 0.5)  # of Sundaram, Brox and Keutzer, 2010, as Lai et al., 2018 use them
+
+AESTHETIC_CLIP = "openai/clip-vit-large-patch14"
+AESTHETIC_HEAD = (
+    "sa_0_4_vit_l_14_linear.pth of https://github.com/LAION-AI/aesthetic-predictor, fitted on "
+    f"{AESTHETIC_CLIP}"
+)
 
 
 @dataclass(frozen=True)
@@ -188,7 +198,8 @@ def temporal_flickering(frames: Frames) -> float:
     """VBench's temporal flickering: (255 - the mean of `pixel_difference`) / 255, higher is calmer.
 
     The score before VBench's normalisation, and without the filter by which VBench keeps only
-    videos that ought to be static: a moving object counts as flicker.
+    videos that ought to be static: a moving object counts as flicker. Equal to vbench 0.1.5 in six
+    decimals on three videos (`benchmarks/vbench_agreement.py`).
 
     Example:
         >>> temporal_flickering(np.zeros((3, 16, 16, 3), np.uint8))
@@ -317,6 +328,7 @@ def measure(
     encoders: Sequence[ImageEncoder] = (),
     own: Sequence[Measure] = (),
     prompt: str = "",
+    aesthetic: AestheticScorer | None = None,
 ) -> VideoMetrics:
     """Measure one video.
 
@@ -328,6 +340,7 @@ def measure(
             first frame".
         own: Measures of your own, see `load_measure`; each is given the frames and the prompt.
         prompt: What the video is to show.
+        aesthetic: Adds "aesthetic", a value per frame.
 
     Returns:
         Curves, values per frame, and which transitions cross latent frames.
@@ -359,9 +372,12 @@ def measure(
         features = encoder.features(frames)
         curves[f"{encoder.name} similarity"] = consecutive_similarity(features)
         curves[f"{encoder.name} similarity to the first frame"] = first_frame_similarity(features)
+    values = {name: function(frames) for name, function in FRAMES.items() if name in names}
+    if aesthetic is not None:
+        values["aesthetic"] = aesthetic.scores(frames)
     return VideoMetrics(
         curves=curves,
-        frames={name: function(frames) for name, function in FRAMES.items() if name in names},
+        frames=values,
         cross=cross_chunk(len(frames), frame_map),
         numbers={key: float(value) for each in own for key, value in each(frames, prompt).items()},
     )
@@ -402,20 +418,39 @@ attribute 'no_such_function'. Expected module:function with a function of frames
 
 def consecutive_similarity(features: Any) -> Values:
     """Cosine similarity of consecutive frames' features (T, D): (T - 1,), the paper's Fig. 4."""
-    unit = _unit(features)
+    unit = _unit(features, fewest=2)
     return cast(Values, (unit[:-1] * unit[1:]).sum(1))
 
 
 def first_frame_similarity(features: Any) -> Values:
     """Cosine similarity of frames 1, 2, ... to frame 0, from features (T, D): (T - 1,)."""
-    unit = _unit(features)
+    unit = _unit(features, fewest=2)
     return cast(Values, unit[1:] @ unit[0])
 
 
-def _unit(features: Any) -> Values:
+def aesthetic_score(features: Any, weight: Any, bias: float) -> Values:
+    """LAION's aesthetic score over 10, as VBench has it: linear in features of unit length.
+
+    Args:
+        features: (T, D), CLIP's projected embedding of each frame.
+        weight: (D,), the head's.
+        bias: The head's.
+
+    Returns:
+        (T,), higher is more pleasing: predicted are people's ratings of 1 to 10, over 10; not
+        clipped to that range.
+
+    Example:
+        >>> aesthetic_score([[3, 4], [0, 2]], weight=[5, 5], bias=1)
+        array([0.8, 0.6])
+    """
+    return cast(Values, (_unit(features, fewest=1) @ np.asarray(weight) + bias) / 10)
+
+
+def _unit(features: Any, *, fewest: int) -> Values:
     values = np.asarray(features, dtype=np.float64)
-    if values.ndim != 2 or len(values) < 2:
-        raise ValueError(f"Features are (frames >= 2, width), but got shape {values.shape}.")
+    if values.ndim != 2 or len(values) < fewest:
+        raise ValueError(f"Features are (frames >= {fewest}, width), but got shape {values.shape}.")
     return cast(Values, values / np.linalg.norm(values, axis=1, keepdims=True))
 
 
@@ -467,7 +502,7 @@ def load_encoder(source: str, *, device: str = "cpu") -> ImageEncoder:
 
     Raises:
         OSError: It is not here and can't be downloaded; the message says how to get it.
-        ValueError: It is no image encoder.
+        ValueError: It is no image encoder, or its weights are cut short.
     """
     from transformers import AutoImageProcessor, AutoModel
 
@@ -485,4 +520,105 @@ def load_encoder(source: str, *, device: str = "cpu") -> ImageEncoder:
             f"{str(error).splitlines()[0]} Download it where there is a network, by `hf download "
             f"{source}`, and copy the cache (HF_HOME), or give a folder that holds it."
         ) from error
+    except SafetensorError as error:
+        raise ValueError(
+            f"The weights of {source!r} are cut short or damaged ({error}): download them again."
+        ) from error
     return ImageEncoder(source.rstrip("/").rpartition("/")[2], model, processor)
+
+
+@dataclass(frozen=True)
+class AestheticScorer:
+    """LAION's aesthetic predictor: a CLIP and a linear head. Made by `load_aesthetic`.
+
+    Args:
+        encoder: The CLIP.
+        weight: (D,), the head's; D is the width of CLIP's projected embedding.
+        bias: The head's.
+    """
+
+    encoder: ImageEncoder
+    weight: Values = field(repr=False)
+    bias: float
+
+    def scores(self, frames: Frames, *, batch: int = 16) -> Values:
+        """`aesthetic_score` of frames (T, H, W, 3), uint8: (T,)."""
+        return aesthetic_score(self.encoder.features(frames, batch=batch), self.weight, self.bias)
+
+
+def load_aesthetic(
+    head: str | os.PathLike[str], clip: str = AESTHETIC_CLIP, *, device: str = "cpu"
+) -> AestheticScorer:
+    """Load LAION's aesthetic predictor, from the file of its linear head and a CLIP model.
+
+    VBench's "aesthetic quality" of a video is the mean over its frames. VBench resizes without
+    antialiasing and, on a GPU, runs CLIP in half precision; here frames are resized and cropped as
+    the checkpoint's own preprocessor says [our choice], which is how the predictor's authors use
+    it, so numbers are near VBench's and not equal to them.
+
+    Args:
+        head: `sa_0_4_vit_l_14_linear.pth`, to be downloaded from
+            https://github.com/LAION-AI/aesthetic-predictor; that or a .safetensors file holds
+            `weight` (1, D) and `bias` (1,).
+        clip: Hub id or folder of the CLIP that the head was fitted on, as for `load_encoder`.
+        device: Where CLIP runs.
+
+    Raises:
+        OSError: The head is not there, or CLIP is not and can't be downloaded; the message says
+            how to get it.
+        ValueError: The head is no such head, cut short, or of another width than CLIP's
+            embedding; or `clip` is no CLIP model, or its weights are cut short.
+    """
+    weight, bias = _read_head(Path(head))
+    encoder = load_encoder(clip, device=device)
+    config = encoder.model.config
+    if config.model_type != "clip":
+        raise ValueError(
+            f"{clip!r} is a {type(encoder.model).__name__}, and no CLIP model: expected the one "
+            f"that the aesthetic head was fitted on, as in {AESTHETIC_HEAD}."
+        )
+    if len(weight) != config.projection_dim:
+        raise ValueError(
+            f"The aesthetic head {str(head)!r} takes {len(weight)} features, but {clip!r} gives "
+            f"{config.projection_dim}: expected the CLIP that the head was fitted on, as in "
+            f"{AESTHETIC_HEAD}."
+        )
+    return AestheticScorer(encoder, weight, bias)
+
+
+def _read_head(path: Path) -> tuple[Values, float]:
+    """Weight (D,) and bias of a linear head."""
+    import torch
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no file {str(path)!r}. Download an aesthetic head: {AESTHETIC_HEAD}."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            saved = load_file(path)
+        else:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+    # Of torch, pickle, struct and safetensors: they share no other class.
+    except Exception as error:
+        raise ValueError(
+            f"{str(path)!r} does not hold weights, or is cut short. Download the file itself, and "
+            f"not GitHub's page about it: {AESTHETIC_HEAD}."
+        ) from error
+    found = saved if isinstance(saved, dict) else {}
+    shapes = {name: tuple(getattr(value, "shape", ())) for name, value in found.items()}
+    if shapes != {"weight": (1, *shapes.get("weight", ())[-1:]), "bias": (1,)}:
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(
+            f"{str(path)!r} is no aesthetic head: expected weight (1, D) and bias (1,), as in "
+            f"{AESTHETIC_HEAD}, but got "
+            f"{shorten(listed, 200, placeholder='...') or f'a {type(saved).__name__}'}."
+        )
+    weight, bias = found["weight"][0].double().numpy(), found["bias"].item()
+    if not np.isfinite([*weight, bias]).all():
+        raise ValueError(
+            f"The aesthetic head {str(path)!r} holds NaN or infinite numbers. Download it anew: "
+            f"{AESTHETIC_HEAD}."
+        )
+    return weight, bias

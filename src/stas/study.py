@@ -78,6 +78,8 @@ class Study:
         measures: Names of `stas.metrics.NAMES`, or None for all that the packages allow.
         own_measures: Measures of your own, "module:function", see `stas.metrics.load_measure`.
         encoders: DINO or CLIP models, see `stas.metrics.load_encoder`.
+        aesthetic: File of the aesthetic head, see `stas.metrics.load_aesthetic`.
+        aesthetic_clip: The CLIP model that it was fitted on; that function's own by default.
         recorded: Videos that are recorded to find the classes of dimensions.
 
     Raises:
@@ -105,6 +107,8 @@ class Study:
     measures: tuple[str, ...] | None = None
     own_measures: tuple[str, ...] = ()
     encoders: tuple[str, ...] = ()
+    aesthetic: str | None = None
+    aesthetic_clip: str | None = None
     recorded: int = 8
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from time import monotonic
@@ -21,6 +22,7 @@ from stas.manifest import Manifest
 from stas.massive import find_massive_activations
 from stas.metrics import (
     NAMES,
+    AestheticScorer,
     ImageEncoder,
     Measure,
     VideoMetrics,
@@ -254,6 +256,7 @@ def make_all(
     options: PipelineOptions,
     own: Sequence[Measure] = (),
     encoders: Sequence[ImageEncoder] = (),
+    aesthetic: AestheticScorer | None = None,
     report: Callable[[int, int, int], None] | None = None,
 ) -> None:
     """Make every video that is not finished, all cells of one sample before the next sample.
@@ -264,12 +267,14 @@ def make_all(
         options: What it was loaded with.
         own: Measures of your own.
         encoders: Image encoders.
+        aesthetic: Scores each frame.
         report: Called with (videos made now, finished steps, steps) as it goes on.
 
     Raises:
         OSError: A file can't be written; what is finished is kept.
     """
     made = 0
+    take = partial(measure, names=run.names, encoders=encoders, aesthetic=aesthetic, own=own)
     frames_of = frame_map(pipeline)
     for sample, call in zip(run.samples, run.calls, strict=True):
         for cell in run.cells:
@@ -284,7 +289,7 @@ def make_all(
                 frames, manifest = make_sample(
                     pipeline, sample, call, handle, options=options, report=tell
                 )
-            found = measure(frames, frames_of, run.names, encoders, own, sample.prompt)
+            found = take(frames, frames_of, prompt=sample.prompt)
             stem = run.stem(cell, sample)
             # The last to open is the first to appear: a manifest only beside everything else.
             with (
