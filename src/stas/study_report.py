@@ -191,12 +191,13 @@ def markdown(run: StudyRun, tables: Sequence[AxisTable]) -> Iterator[str]:
 
 def _lead(run: StudyRun, tables: Sequence[AxisTable]) -> Iterator[str]:
     study = run.study
-    prompts = len(set(study.prompts))
+    prompts, per_prompt = len(set(study.prompts)), study.samples_per_prompt
     unit = "prompts" if prompts > 1 else "seeds of one prompt"
     arguments = ", ".join(f"{key} {value}" for key, value in sorted(study.arguments.items()))
     yield (
         f"{len(run.finished)} of {run.videos} videos: {len(run.cells)} settings x {prompts} "
-        f"prompts x {study.samples_per_prompt} seeds, model {study.model}, stas {__version__}"
+        f"prompt{'s' * (prompts > 1)} x {per_prompt} seed{'s' * (per_prompt > 1)}, "
+        f"model {study.model}, stas {__version__}"
         f"{f', {arguments}' if arguments else ''}."
     )
     comparisons = sum(len(row) for table in tables for row in table.differences)

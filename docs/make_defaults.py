@@ -1,0 +1,75 @@
+"""Fills the tables of docs/defaults.md from the studies under benchmarks/results/studies.
+
+    python -m docs.make_defaults
+
+A table stands between `<!-- STUDY AXIS -->` and `<!-- end -->`: each measure's difference from
+steering off for each value of the axis.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from stas.files import whole_file
+from stas.paired import NO_DIFFERENCE, TOO_FEW
+
+PAGE = Path(__file__).with_name("defaults.md")
+STUDIES = Path(__file__).parent.parent / "benchmarks/results/studies"
+TABLE = re.compile(r"(<!-- (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+# Of all that is in the CSV files: the task's truth, and what the paper speaks of.
+MEASURES = (
+    "all right",
+    "shape, log-probability",
+    "motion, log-probability",
+    "path roughness",
+    "size roughness",
+    "colour error",
+    "background error",
+    "pixel difference, across chunks",
+    "ssim, across chunks",
+    "ssim, within chunks",
+    "warping error, across chunks",
+    "warping error, within chunks",
+    "sharpness, first frame",
+)
+
+
+def table(study: str, axis: str) -> Iterator[str]:
+    """The lines of one table; bold where the interval leaves out zero."""
+    with (STUDIES / study / "differences.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["axis"] == axis]
+    found = {(row["measure"], row["value"]): row for row in rows}
+    values = list(dict.fromkeys(row["value"] for row in rows))
+    yield f"| measure | off | {' | '.join(values)} |"
+    yield "|" + "---|" * (len(values) + 2)
+    for measure in MEASURES:
+        off = float(found[measure, values[0]]["mean off"])
+        cells = " | ".join(cell(found[measure, value]) for value in values)
+        yield f"| {measure} | {off:.3g} | {cells} |"
+    counts = [sorted({int(row["n"]) for row in rows if row["value"] == v}) for v in values]
+    spans = (str(n[0]) if n[0] == n[-1] else f"{n[0]} to {n[-1]}" for n in counts)
+    yield f"| pairs | | {' | '.join(spans)} |"
+
+
+def cell(row: dict[str, str]) -> str:
+    difference, low, high = (f"{float(row[name]):+.2g}" for name in ("difference", "low", "high"))
+    text = f"{difference} ({low} to {high})"
+    return text if row["words"] in (NO_DIFFERENCE, TOO_FEW) else f"**{text}**"
+
+
+def fill(text: str) -> str:
+    """The page with its tables made anew."""
+
+    def lines(match: re.Match[str]) -> str:
+        return match[1] + "\n".join(table(match[2], match[3])) + "\n" + match[4]
+
+    return TABLE.sub(lines, text)
+
+
+if __name__ == "__main__":
+    page = fill(PAGE.read_text(encoding="utf-8"))
+    with whole_file(PAGE) as temporary:
+        temporary.write_text(page, encoding="utf-8")
