@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import doctest
 import random
 
 import numpy as np
 import pytest
 
+import training.clips
+import training.truth
 from stas.video import Frames, to_frames
 from training.classifier import LABELS
-from training.clips import COLOURS, MOTIONS, Scene, Thing, draw_scenes, read_caption, render, scenes
+from training.clips import (
+    BACKGROUNDS,
+    COLOURS,
+    MOTIONS,
+    Scene,
+    Thing,
+    draw_scenes,
+    read_caption,
+    render,
+    scenes,
+)
 from training.truth import truth
 
 PATH, SIZE = "path roughness", "size roughness"
@@ -115,16 +128,27 @@ def test_a_size_that_pulses_is_rough_in_size_alone():
     assert found[PATH] < 0.0005
 
 
-def test_frames_in_which_the_border_cuts_the_object_are_left_out():
-    scene = scene_of("moving right")
-    frames = rendered(scene)
-    # Pushed out of the picture to the right, which stops the centre of what is left.
-    pushed = np.concatenate([np.repeat(frames[:, :, :1], 35, 2), frames[:, :, :-35]], 2)
-    assert (pushed[-1, :, -1] != pushed[-1, 0, 0]).any()
-    found = truth(pushed, scene.caption)
+@pytest.mark.parametrize(("motion", "axis"), [("moving right", 2), ("moving down", 1)])
+def test_frames_in_which_the_border_cuts_the_object_are_left_out(motion, axis):
+    scene = scene_of(motion)
+    # Pushed over the border, which stops the centre of what is left.
+    frames = np.moveaxis(rendered(scene), axis, 0)
+    frames = np.concatenate([np.repeat(frames[:1], 35, 0), frames[:-35]])
+    assert np.ptp(frames[-1]) > 0
+    frames = np.moveaxis(frames, 0, axis)
+    found = truth(frames, scene.caption)
     assert found[PATH] < 0.0005 and found[SIZE] < 0.002
-    always = truth(np.repeat(pushed[-1:], 5, 0), scene.caption)
+    always = truth(np.repeat(frames[-1:], 5, 0), scene.caption)
     assert np.isnan(always[PATH]) and np.isnan(always[SIZE])
+
+
+def test_what_is_beyond_the_backgrounds_colour_has_no_weight():
+    scene = scene_of("standing still")
+    frames = rendered(scene)
+    frames[::2, :20, :20] = frames[0, 0, 0] - np.array([70, 0, 0], np.uint8)
+    found = truth(frames, scene.caption)
+    assert found[PATH] < 0.0005 and found[SIZE] < 0.002
+    assert found["background error"] > 0.1
 
 
 def test_the_errors_of_the_colours_are_in_levels():
@@ -134,17 +158,43 @@ def test_the_errors_of_the_colours_are_in_levels():
     inside = np.abs(frames - 255 * np.array(COLOURS["red"])).max(-1, keepdims=True) < 1
     changed = np.where(inside, frames - np.array([18, 0, 0], np.uint8), frames)
     found = truth(changed, scene.caption)
+    assert found["background error"] == 0
     assert found["colour error"] - exact["colour error"] == pytest.approx(18 / 3, abs=0.5)
-    assert found["background error"] == exact["background error"]
-    found = truth(np.where(inside, frames, frames + np.array([0, 0, 12], np.uint8)), scene.caption)
-    assert found["background error"] - exact["background error"] == pytest.approx(12 / 3, abs=0.5)
+    # A quarter of the background, which is not where the object stands.
+    changed = frames.copy()
+    changed[:, :32, :, 2] -= 12
+    found = truth(changed, scene.caption)
+    assert exact["background error"] == 0
+    assert 12 / 3 / 4 < found["background error"] < 12 / 3 / 3
     assert found["colour error"] == exact["colour error"]
 
 
-def test_an_object_that_is_not_found_has_no_path():
+@pytest.mark.parametrize("what", ["empty", "full", "of another colour"])
+def test_an_object_that_is_not_found_is_not_measured(what):
     scene = scene_of("standing still")
     frames = rendered(scene)
-    frames[7] = frames[7, 0, 0]
+    colours = {"empty": frames[7, 0, 0], "full": 255 * np.array(COLOURS["red"])}
+    if what in colours:
+        frames[7] = colours[what]
+    else:
+        frames = rendered(read_caption("a cyan triangle standing still on a gray background"))
     found = truth(frames, scene.caption)
     assert all(np.isnan(found[name]) for name in MEASURED)
     assert all(np.isfinite(found[f"{label}, log-probability"]) for label in LABELS)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_what_there_is_nothing_to_measure_by_is_nan():
+    frames = np.zeros((5, 64, 64, 3)) + BACKGROUNDS["gray"]
+    frames[:, ::3] = COLOURS["red"]
+    found = truth(to_frames(frames), scene_of("growing").caption)
+    assert found["all right"] == 0.0
+    assert found["colour error"] == 0
+    # The border cuts the stripes in every frame, and no pixel is away from them.
+    assert all(np.isnan(found[name]) for name in (PATH, SIZE, "background error"))
+
+
+@pytest.mark.parametrize("module", [training.clips, training.truth])
+def test_the_examples_run(module):
+    found = doctest.testmod(module)
+    assert found.attempted and not found.failed

@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_model
 
 from stas.metrics import check_frames
@@ -37,11 +38,12 @@ def truth(frames: Frames, prompt: str) -> dict[str, float]:
     - "size roughness": the same of the square root of the object's area, as a share of its mean:
       what grows or shrinks here has a radius that is linear in time. 0 for the renderer's motions,
       all of them, as is the path's.
-    - "colour error" and "background error": mean absolute difference of the object's and the
-      background's median colour in each frame from the caption's, in levels of 0 to 255.
+    - "colour error": mean absolute difference of the object's median colour in each frame from
+      the caption's, in levels of 0 to 255. By the median, its soft edge does not count.
+    - "background error": the same of every pixel that is not within two pixels of the object.
 
-    The last four are NaN when the object, what is on the line from the background's colour to its
-    own, is not found in some frame. Roughness leaves out frames in which the picture's border
+    The last four are NaN when the object, what is nearer to its colour than to the background's, is
+    not found in some frame. Roughness leaves out frames in which the picture's border
     cuts the object, and is NaN when no three in a row are left.
 
     Args:
@@ -103,11 +105,13 @@ def _measured(frames: Frames, scene: Scene) -> dict[str, float]:
     centre = np.stack([cover.sum(1) @ columns, cover.sum(2) @ rows], 1) / area[:, None]
     cut = inside[:, [0, -1]].any((1, 2)) | inside[:, :, [0, -1]].any((1, 2))
     size = np.sqrt(area)[:, None]
+    medians = np.stack([np.median(f[i], axis=0) for f, i in zip(frames, inside, strict=True)])
+    near = F.max_pool2d(torch.from_numpy(inside).float(), 5, stride=1, padding=2).bool().numpy()
     return {
         "path roughness": _roughness(np.where(cut[:, None], np.nan, centre)) / min(cover.shape[1:]),
         "size roughness": _roughness(np.where(cut[:, None], np.nan, size)) / float(size.mean()),
-        "colour error": _colour_error(frames, inside, colour),
-        "background error": _colour_error(frames, ~inside, ground),
+        "colour error": _mean(np.abs(medians - colour)),
+        "background error": _mean(np.abs(frames[~near] - ground)),
     }
 
 
@@ -119,11 +123,8 @@ def _levels(colour: tuple[float, float, float]) -> Values:
 def _roughness(curve: Values) -> float:
     """Root mean square length of the second differences of (T, D), NaN rows left out."""
     squares = (np.diff(curve, n=2, axis=0) ** 2).sum(1)
-    known = squares[~np.isnan(squares)]
-    return float(np.sqrt(known.mean())) if len(known) else float("nan")
+    return float(np.sqrt(_mean(squares[~np.isnan(squares)])))
 
 
-def _colour_error(frames: Frames, mask: npt.NDArray[np.bool_], colour: Values) -> float:
-    """By medians: the soft edge between object and background does not count."""
-    medians = [np.median(f[m], axis=0) for f, m in zip(frames, mask, strict=True)]
-    return float(np.abs(np.stack(medians) - colour).mean())
+def _mean(values: Values) -> float:
+    return float(values.mean()) if values.size else float("nan")
