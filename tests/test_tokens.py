@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stas.tokens import REGIONS, FrameMap, TokenGrid
+from stas.tokens import REGIONS, FrameMap, TokenGrid, VideoTokens
 
 grids = st.builds(TokenGrid, st.integers(1, 6), st.integers(1, 7), st.integers(1, 7))
 shares = st.one_of(st.floats(0, 0.5), st.sampled_from([0.0, 0.07, 0.08, 0.5]))
@@ -52,6 +52,19 @@ def test_views_share_storage_and_cover_each_token_once(grid, boundary, regions):
 def test_a_grid_without_tokens_is_refused(sizes):
     with pytest.raises(ValueError, match="at least one token on each axis"):
         TokenGrid(*sizes)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (12, 8)])
+def test_a_frame_that_does_not_divide_into_tiles_is_refused(height, width):
+    with pytest.raises(ValueError, match="does not divide into tiles of 8 rows"):
+        VideoTokens(TokenGrid(2, height, width), tile=8)
+
+
+@pytest.mark.parametrize("tokens", [11, 13])
+def test_another_number_of_tokens_than_the_inputs_say_is_refused(tokens):
+    video = VideoTokens(TokenGrid(3, 2, 2))
+    with pytest.raises(RuntimeError, match=f"{tokens} tokens a sample, but .* make 12"):
+        video.of(torch.zeros(1, tokens, 5))
 
 
 @given(st.integers(1, 8), st.booleans(), st.integers(1, 30))

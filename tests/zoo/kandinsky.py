@@ -248,7 +248,7 @@ CALL: dict[str, Any] = {
 }
 GUIDED = {"guidance_scale": 5.0}, {"guidance_scale": 1.0}
 GRIDS = ((1, 3, 4), (2, 4, 3), (3, 3, 5), (4, 2, 4))
-TILED_GRIDS = ((1, 8, 16), (2, 8, 16), (2, 16, 8))
+TILED_GRIDS = ((1, 8, 16), (2, 16, 24), (2, 16, 8))
 NORMALIZED_FRAMES = 21  # image to video rescales four latent frames by those after them
 IMAGE_CALL = CALL | {"num_frames": NORMALIZED_FRAMES}
 SPARSE_CALL = CALL | {"height": 128, "width": 256}
