@@ -135,6 +135,26 @@ def test_nonfinite_values_are_counted_and_never_averaged_in():
     torch.testing.assert_close(found.mean_abs[0, 0, 1], good[:4, 1].abs().mean().double())
 
 
+def test_a_map_averages_each_place_over_its_finite_values():
+    stats = ActivationStats(blocks=(0,), width=2, boundary=0.1, map_blocks=(0,), map_dims=(1,))
+    one, two = torch.full((1, 1, 1, 2), 3.0), torch.tensor([5.0, math.nan]).reshape(1, 1, 1, 2)
+    for chosen in (one, two):
+        stats.add_maps(0, torch.ones(2, 2), chosen)
+    assert stats.token_map.mean.flatten().tolist() == [4.0, 3.0]
+    assert stats.token_map.count.flatten().tolist() == [2, 1]
+
+
+def test_pooling_takes_the_steps_and_branches_that_are_asked_for():
+    grid = TokenGrid(1, 1, 2)
+    stats = ActivationStats(blocks=(0,), width=1, boundary=0.1)
+    for number, (step, branch) in enumerate([(0, "cond"), (0, "uncond"), (1, "cond")]):
+        record(stats, step, torch.full((2, 1), 10.0**number), grid, branch)
+    assert stats.pooled().mean_abs.item() == 37.0
+    assert stats.pooled(steps=[0]).mean_abs.item() == 5.5
+    assert stats.pooled(branches=("cond",)).mean_abs.item() == 50.5
+    assert stats.pooled(steps=[1], branches=("uncond",)).count.item() == 0
+
+
 def test_nothing_recorded_is_no_error():
     empty = ActivationStats(blocks=(0, 1), width=3, boundary=0.08)
     assert empty.pooled().count.tolist() == [[0] * 3] * 2
@@ -160,7 +180,7 @@ def full(blocks=(0, 5)):
         boundary=0.2,
         map_blocks=blocks[:1],
         map_dims=(1, 3),
-        metadata={"model": "m", "prompts": "abc"},
+        metadata={"model": "m", "config": "c", "prompts": "abc"},
     )
     for step in range(2):
         for block in blocks:
@@ -188,6 +208,16 @@ def test_a_file_gives_everything_back(tmp_path):
     assert_same(loaded.pooled(steps=[0]), _twice(stats.pooled(steps=[0])))
     torch.testing.assert_close(loaded.token_map.mean, stats.token_map.mean)
     assert torch.equal(loaded.token_map.count, 2 * stats.token_map.count)
+
+
+def test_empty_statistics_become_what_they_take_in():
+    stats = full()
+    empty = ActivationStats(blocks=(0, 5), width=4, boundary=0.2, map_blocks=(0,), map_dims=(1, 3))
+    empty.merge(stats)
+    assert (empty.num_steps, empty.samples) == (stats.num_steps, stats.samples)
+    assert_same(empty.pooled(), stats.pooled())
+    assert torch.equal(empty.surface.mean, stats.surface.mean)
+    assert torch.equal(empty.token_map.mean, stats.token_map.mean)
 
 
 def _twice(moments):
@@ -257,6 +287,8 @@ def test_a_missing_file_is_named(tmp_path):
     [
         (lambda s: setattr(s, "boundary", 0.3), "boundary 0.2 and 0.3"),
         (lambda s: s.metadata.update(model="other"), "two models"),
+        (lambda s: s.metadata.update(config="other"), "two models.*config is c and other"),
+        (lambda s: setattr(s, "map_dims", (1, 2)), r"map_dims \(1, 3\) and \(1, 2\)"),
         (lambda s: setattr(s, "num_steps", 9), "2 denoising steps, and one of 9"),
         (lambda s: setattr(s, "width", 9), "width 4 and 9"),
         (lambda s: setattr(s.token_map, "mean", torch.zeros(1, 2, 5, 5, 5)), "two sizes"),
