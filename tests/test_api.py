@@ -417,6 +417,18 @@ def test_one_frame_steers_the_first_frame_only():
         assert not torch.equal(generate(pipeline, num_frames=1), plain)
 
 
+def test_one_handle_steers_videos_of_every_size():
+    options = {"dims": (3,), "blocks": "all", "scale": 2.0, "boundary": 0.3}
+    sizes = [{"num_frames": 9}, {"num_frames": 5, "width": 64}, {"num_frames": 5, "height": 64}]
+    pipeline = tiny_wan()
+    with stas.steer(pipeline, **options):
+        found = [generate(pipeline, **size) for size in sizes]
+    for size, latents in zip(sizes, found, strict=True):
+        pipeline = tiny_wan()
+        with stas.steer(pipeline, **options):
+            assert torch.equal(generate(pipeline, **size), latents)
+
+
 def test_a_sample_does_not_depend_on_its_neighbours():
     pipeline = tiny_wan()
     noise = torch.randn(2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(1))

@@ -379,19 +379,29 @@ def test_a_block_that_a_cache_skips_is_not_recorded():
     assert [first] * len(later) == [STEPS * count for count in later]
 
 
-def test_detection_waits_for_a_forward_that_no_cache_skipped():
+@pytest.mark.parametrize(
+    ("config", "skipped", "found"),
+    [
+        (  # steps 0, 1 and 5 are computed
+            MagCacheConfig(
+                mag_ratios=[1.0] * 6, num_inference_steps=6, retention_ratio=0.3, threshold=10.0
+            ),
+            3,
+            (5,),
+        ),
+        (FirstBlockCacheConfig(threshold=1e9), 2, None),  # step 0, and the first block of the rest
+    ],
+)
+def test_detection_waits_for_a_forward_that_no_cache_skipped(config, skipped, found):
     pipeline = tiny_wan()
     plant_massive_dimension(pipeline.transformer, 5, 1000.0)
-    config = MagCacheConfig(
-        mag_ratios=[1.0] * 6, num_inference_steps=6, retention_ratio=0.3, threshold=10.0
-    )
-    pipeline.transformer.enable_cache(config)  # steps 0, 1 and 5 are computed
+    pipeline.transformer.enable_cache(config)
     with (
         stas.steer(pipeline, blocks="all", start=0.3, stop=1.0) as handle,
-        pytest.warns(UserWarning, match="3 of the 3 blocks to read were skipped"),
+        pytest.warns(UserWarning, match=f"{skipped} of the 3 blocks to read were skipped"),
     ):
         generate(pipeline, steps=6)
-        assert handle.dims == {"transformer": (5,)}
+        assert handle.dims == {"transformer": found}
 
 
 def first_tensor(output):
