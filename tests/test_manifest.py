@@ -50,6 +50,9 @@ def test_it_comes_back_as_it_was(tmp_path):
         ('{"format": "stas.manifest/1"}', "missing keys arguments, created"),
         ({"colour": 1}, "unknown keys colour"),
         ({"seed": -1}, "seed must be an integer, 0 or more"),
+        ({"seed": 2**63}, r"below 2\*\*63"),
+        ({"versions": {"threads": 0}}, "threads must be an integer above 0"),
+        ({"pipeline": {"loras": 3}}, "loras must be an object"),
         ({"seed": "1"}, "seed must be an integer"),
         ({"fps": 0}, "fps must be a finite number above 0"),
         ({"arguments": {}}, "arguments must hold a prompt"),
@@ -81,6 +84,14 @@ def test_a_repeat_takes_a_profiles_dims_and_detects_again(origin, given, expecte
     assert one.steering_config().dims == expected
 
 
+def test_experts_with_a_profile_each_look_theirs_up_again():
+    dims = {
+        name: {"dims": [dim], "origin": "profile", "source": ""}
+        for name, dim in (("transformer", 7), ("transformer_2", 9))
+    }
+    assert Manifest(**manifest(dims=dims)).steering_config().dims is None
+
+
 def test_nothing_steered_stays_nothing():
     assert Manifest(**manifest(steering=None, dims=None)).steering_config() is None
 
@@ -92,8 +103,11 @@ def test_dims_are_recorded_with_their_origin():
         generate(pipeline, steps=2)
         record = dims_record(handle)["transformer"]
     assert (record["dims"], record["origin"]) == ([5], "detected")
-    with stas.steer(pipeline, dims=(2, 1)) as handle:
+    assert "dimension 5 at" in record["source"]
+    with stas.steer(pipeline, dims=(2, 1), stop=0.5) as handle:
         assert dims_record(handle)["transformer"]["dims"] == [2, 1]
+        generate(pipeline, steps=2)
+        assert dims_record(handle)["transformer"]["steered_forwards"] == 2  # of one step
 
 
 def test_one_changed_pixel_changes_the_record():
@@ -102,6 +116,18 @@ def test_one_changed_pixel_changes_the_record():
     assert (one["count"], one["height"], one["width"]) == (2, 4, 6)
     frames[1, 2, 3, 0] = 1
     assert frames_record(frames)["sha256"] != one["sha256"]
+
+
+def test_the_commit_of_a_hub_model_is_that_of_its_snapshot(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    commit = "0123456789" * 4
+    for place in ("refs", f"snapshots/{commit}"):
+        (tmp_path / "models--owner--name" / place).mkdir(parents=True)
+    (tmp_path / "models--owner--name/refs/main").write_text(commit)
+    (tmp_path / f"models--owner--name/snapshots/{commit}/model_index.json").touch()
+    pipeline = tiny_wan()
+    pipeline.register_to_config(_name_or_path="owner/name")
+    assert model_record(pipeline, None)["commit"] == commit
 
 
 def test_records_of_model_and_versions():

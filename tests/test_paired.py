@@ -19,6 +19,7 @@ def test_the_interval_is_that_of_a_mean():
     assert found.low == pytest.approx((difference.mean() - half).item(), abs=0.01)
     assert found.high == pytest.approx((difference.mean() + half).item(), abs=0.01)
     assert (found.pairs, found.words) == (400, "higher")
+    assert paired_difference(off, on) == found  # the draws are the same each time
     assert paired_difference(on, off, words=("worse", "better")).words == "worse"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stas.profiles import FOLDER_PROFILE, Profile, find_profile
+from stas.profiles import FOLDER_PROFILE, Profile, cached_profile, find_profile
 
 WAN = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 WAN_CONFIG = {"num_layers": 30, "num_attention_heads": 12, "attention_head_dim": 128}
@@ -60,6 +60,16 @@ def test_a_folder_carries_its_own_profile(tmp_path):
         assert profile.describe() == described
 
 
+def test_what_was_measured_here_comes_before_the_folders_own(tmp_path):
+    (tmp_path / FOLDER_PROFILE).write_text(json.dumps(GOOD))
+    measured = cached_profile(str(tmp_path))
+    measured.parent.mkdir(parents=True)
+    measured.write_text(json.dumps(GOOD | {"dims": [7]}))
+    assert find_profile(str(tmp_path), "WanTransformer3DModel", {"num_layers": 3}).dims == (7,)
+    measured.write_text(json.dumps(GOOD | {"dims": [7], "config": {"num_layers": 9}}))
+    assert find_profile(str(tmp_path), "WanTransformer3DModel", {"num_layers": 3}).dims == (5,)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -73,6 +83,7 @@ def test_a_folder_carries_its_own_profile(tmp_path):
         {"dims": ["a"]},
         {"dims": [5, 5], "ratios": [31.0, 31.0]},
         {"ratios": ["x"]},
+        {"ratios": [-1.0]},
         {"ratios": [float("nan")]},
         {"config": [1]},
         {"extra": 1},
