@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stas.massive import find_massive_activations
 from stas.plots import plot
 from stas.stats import ActivationStats, partial_sums, surface_sums
-from stas.tokens import TokenGrid
+from stas.tokens import REGIONS, TokenGrid
 from tests.test_massive import planted
 
 
 def recorded(dims=None, seed=0):
     stats = planted(128, dims or {9: 60, 30: 8}, steps=4, seed=seed)
-    stats.map_blocks, stats.map_dims = (2,), (9,)
+    stats.map_blocks, stats.map_dims = (2,), (30, 9)
     grid = TokenGrid(3, 4, 6)
     tokens = np.linspace(1, 2, grid.num_tokens)
     for _ in range(2):
         values = planted_tokens(grid, tokens)
-        stats.add_maps(2, surface_sums(values), values[:, [9]].abs().T.reshape(1, 3, 4, 6))
+        stats.add_maps(2, surface_sums(values), values[:, [30, 9]].abs().T.reshape(2, 3, 4, 6))
     return stats
 
 
@@ -48,25 +49,50 @@ def test_every_picture_has_its_numbers_beside_it(tmp_path):
             with Image.open(path) as image:
                 assert image.width == 800
                 assert np.asarray(image.convert("L")).std() > 5  # something is drawn
-    groups = table(tmp_path / "plots/groups.csv")
-    pooled = stats.pooled(regions=("boundary",))
-    row = next(row for row in groups if row[:2] == ["9", "boundary"])
-    assert float(row[2]) == pytest.approx(float(pooled.mean_abs[2, 9]))
-    steps = table(tmp_path / "plots/steps.csv")
-    assert len(steps) == 1 + 4
-    assert float(steps[1][4]) == pytest.approx(float(steps[1][2]) / float(steps[1][3]))
-    ratios = table(tmp_path / "plots/ratios.csv")
-    assert ratios[0][1] == "dimension 9" and len(ratios) == 1 + 4
     surface = table(tmp_path / "plots/surface.csv")
     assert max(float(value) for value in surface[1][1:]) == pytest.approx(60, rel=0.05)
-    assert len(table(tmp_path / "plots/map.csv")) == 1 + 3 * 4 * 6
+
+
+def numbers(path):
+    """A table's rows without its heading, what is a number as one."""
+    return [[float(cell) if cell[0].isdigit() else cell for cell in row] for row in table(path)[1:]]
+
+
+def test_the_tables_hold_the_statistics_of_the_middle_block(tmp_path):
+    stats = recorded()
+    plot({"m": stats}, tmp_path, dims=(9, 30))
+    pooled = {region: stats.pooled(regions=(region,)) for region in REGIONS}
+    assert numbers(tmp_path / "groups.csv") == [
+        [dim, region, float(each.mean_abs[2, dim]), int(each.count[2, dim])]
+        for region, each in pooled.items()
+        for dim in (9, 30)
+    ]
+    for step, *values, ratio in numbers(tmp_path / "steps.csv"):
+        of_step = [stats.pooled(steps=[int(step)], regions=(region,)) for region in REGIONS]
+        assert values == [float(each.mean_abs[2, 9]) for each in of_step]
+        assert ratio == pytest.approx(values[1] / values[2])
+    assert [row[0] for row in numbers(tmp_path / "steps.csv")] == [0, 1, 2, 3]
+    everything = stats.pooled().mean_abs
+    strongest = find_massive_activations(stats).strongest
+    assert table(tmp_path / "ratios.csv")[0] == ["block", *(f"dimension {d}" for d in strongest)]
+    ratios = everything / everything.mean(1, keepdim=True)
+    assert [row[0] for row in numbers(tmp_path / "ratios.csv")] == [0, 1, 2, 3]
+    assert [row[1:] for row in numbers(tmp_path / "ratios.csv")] == ratios[:, strongest].tolist()
+    maps = dict(zip(stats.map_dims, stats.token_map.mean[0], strict=True))
+    for dim, *place, value in numbers(tmp_path / "map.csv"):
+        assert value == maps[dim][tuple(map(int, place))]
+    assert len(numbers(tmp_path / "map.csv")) == 2 * 3 * 4 * 6
 
 
 def test_several_models_side_by_side(tmp_path):
-    written = plot({"one": recorded(), "two": planted(128, {}, seed=3)}, tmp_path)
+    stats = recorded()
+    written = plot({"one": stats, "two": planted(128, {}, seed=3)}, tmp_path)
     assert {"one-surface", "two-groups", "models"} <= {path.stem for path in written}
     rows = table(tmp_path / "models.csv")
     assert {row[0] for row in rows[1:]} == {"one", "two"}
+    found = find_massive_activations(stats).findings[0]
+    groups = found.first_frame, found.boundary, found.interior
+    assert rows[1] == ["one", *map(str, (9, found.ratio, "massive", *groups))]
     assert not (tmp_path / "two-surface.png").exists()  # no maps were recorded
 
 

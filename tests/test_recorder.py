@@ -41,12 +41,23 @@ def test_what_is_finished_is_in_the_file_and_the_rest_can_follow(tmp_path):
     same(record_videos(tiny_wan(), PROMPTS, CALL, path, resume=True), whole)  # nothing is left
 
 
+def test_every_video_has_its_own_prompt_and_seed(tmp_path):
+    together = record_videos(tiny_wan(), PROMPTS[:2], CALL, tmp_path / "both.safetensors", seed=4)
+    one, two = (
+        record_videos(tiny_wan(), [prompt], CALL, tmp_path / f"{seed}.safetensors", seed=seed)
+        for seed, prompt in ((4, PROMPTS[0]), (5, PROMPTS[1]))
+    )
+    one.merge(two)
+    same(together, one)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"prompts": PROMPTS[:2]}, "its prompts is"),
         ({"seed": 4}, "its seed is 0, but now it is 4"),
         ({"arguments": CALL | {"num_inference_steps": 3}}, "its arguments is"),
+        ({"revision": "v2"}, "its revision is , but now it is v2"),
         ({"blocks": (0,)}, "blocks"),
     ],
 )
@@ -58,6 +69,13 @@ def test_another_run_is_not_mixed_in(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         record_videos(tiny_wan(), **(options | change), resume=True)
     assert path.read_bytes() == before
+
+
+def test_what_was_recorded_by_hand_is_not_gone_on_with(tmp_path):
+    with stas.record(tiny_wan()) as recording:
+        recording.stats.save(tmp_path / "s.safetensors")
+    with pytest.raises(ValueError, match="its arguments is None, but now it is"):
+        record_videos(tiny_wan(), PROMPTS, CALL, tmp_path / "s.safetensors", resume=True)
 
 
 def test_no_prompts_and_an_unwritable_place(tmp_path):
@@ -76,6 +94,7 @@ def test_a_measured_profile_is_used_by_steer(tmp_path):
     stats = record_videos(pipeline, PROMPTS[:1], CALL, tmp_path / "s.safetensors")
     made, found = make_profile(stats, pipeline.transformer, str(tmp_path / "model"))
     assert made.dims == found.dims == (5,)
+    assert made.config == {"num_layers": 3, "num_attention_heads": 2, "attention_head_dim": 12}
     place = cached_profile(str(tmp_path / "model"))
     place.parent.mkdir(parents=True)
     made.save(place)
