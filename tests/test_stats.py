@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from stas.stats import SURFACE_BINS, ActivationStats, Moments, partial_sums, surface_sums
+from stas.stats import (
+    SUM,
+    SUM_SQUARES,
+    SURFACE_BINS,
+    ActivationStats,
+    Moments,
+    partial_sums,
+    surface_sums,
+)
 from stas.tokens import REGIONS, TokenGrid, VideoTokens
 
 GRIDS = st.builds(TokenGrid, st.integers(1, 4), st.integers(1, 4), st.integers(1, 5))
@@ -71,6 +79,12 @@ def test_a_large_dimension_keeps_its_small_spread():
     torch.testing.assert_close(stats.pooled().variance[0], expected, rtol=1e-5, atol=0.0)
     naive = tokens.square().mean(0) - tokens.mean(0).square()
     assert not torch.allclose(naive.double(), expected, rtol=1e-3)
+
+
+def test_rounded_sums_give_no_negative_variance():
+    partial = torch.zeros(len(REGIONS), 5, 1)
+    partial[0, SUM], partial[0, SUM_SQUARES] = 3.0, 3.0 - 1e-6
+    assert Moments.of_partial(partial, TokenGrid(1, 1, 3), 0.1).m2.min() == 0
 
 
 @given(st.permutations(range(5)), st.integers(0, 5))
