@@ -226,8 +226,15 @@ def test_the_command_scores_frames(run, tmp_path):
 def test_the_command(run, tmp_path):
     STASConfig(scale=2.0).save(tmp_path / "twice.json")
     arguments = ["compare", "a red circle", "--run", "off", "--run", "twice.json", *FEW]
-    code, out, err = run(*arguments, "-o", "c")
+    code, out, err = run(*arguments, "--measure", "tests.test_study:brightness", "-o", "c")
     assert code == 0, err
+    frames = read_video(tmp_path / "c/videos/a-red-circle-seed0-twice.mkv")
+    bright = {
+        row["run"]: float(row["value"])
+        for row in table(tmp_path / "c/values.csv")
+        if row["measure"] == "brightness"
+    }
+    assert bright["twice"] == pytest.approx(frames.mean())
     assert "too few pairs to tell" in out and "c/report.html" in out
     assert {row["run"] for row in table(tmp_path / "c/differences.csv")} == {"twice"}
     record = json.loads((tmp_path / "c/videos/a-red-circle-seed0-twice.json").read_text())

@@ -83,9 +83,10 @@ class DimensionFindings:
             to 1.
         sign: Mean h over mean |h|: 1 when it is always positive, -1 when always negative.
         blocks: Blocks at which its ratio over all steps reaches the threshold of its class.
-        first_frame: Mean |h| at the tokens of the first latent frame.
-        boundary: Mean |h| at boundary tokens; NaN when none was recorded.
-        interior: Mean |h| at the other tokens; NaN when none was recorded.
+        first_frame: Mean |h| at the tokens of the first latent frame; NaN, like the next two,
+            when a block has no finite value there.
+        boundary: Mean |h| at boundary tokens.
+        interior: Mean |h| at the other tokens.
     """
 
     dim: int
