@@ -28,6 +28,7 @@ from stas.study import AXES, Cell, Study, folder_name, load_study, with_dims
 from stas.study_report import axis_table, draw_axis, write_study_report
 from stas.study_runner import StudyRun, check_folder, find_dims, make_all, open_study
 from stas.video import read_video
+from tests.command import files, interrupt
 
 OPTIONS = PipelineOptions(device="cpu").resolved()
 SHIPPED = sorted(Path("src/stas/studies").glob("*.toml"))
@@ -452,6 +453,15 @@ def test_a_grid_that_explodes_is_not_started(run, tmp_path):
     assert code == 1
     assert "1,202 videos: 601 settings x 2 samples. 1,202 to make, about" in err
     assert "--yes" in err and not list(tmp_path.rglob("*.mp4"))
+
+
+def test_ctrl_c_ends_the_command_with_130(tmp_path):
+    text = TOML.replace("num_inference_steps = 2", "num_inference_steps = 400")
+    (tmp_path / "s.toml").write_text(
+        text.replace('own_measures = ["tests.test_study:brightness"]', "")
+    )
+    interrupt(tmp_path, "study", "s.toml", "-o", "r")
+    assert files(tmp_path) == ["r/.lock", "r/study.json", "s.toml"]
 
 
 @pytest.mark.slow
