@@ -40,6 +40,25 @@ def test_pairs_without_a_number_are_left_out_and_counted():
     assert fake([1.0, 2.0, 3.0], [2.0, 1.0, 3.0]).differences()[0].words == "no difference shown"
 
 
+def test_a_prompt_counts_once_however_many_seeds_it_has():
+    result = fake([0.0] * 60, [float(number % 6) for number in range(60)])
+    assert {row.found.pairs for row in result.differences() if row.found} == {60}
+    samples = [Sample(str(n), f"prompt {n % 6}", n) for n in range(60)]
+    by_prompt = Comparison(result.runs, samples, {}, "m", "cpu", 8, ["psnr"], result.finished)
+    row = by_prompt.differences()[0]
+    assert row.found.pairs == 6 and row.found.difference == 2.5
+    wide = row.found.high - row.found.low
+    assert wide > 2 * (result.differences()[0].found.high - result.differences()[0].found.low)
+
+
+def test_a_measure_that_some_videos_lack_is_in_the_table():
+    result = fake([0.0] * 8, [1.0] * 8)
+    result.finished[3]["on"].numbers["late"] = 1.0
+    result.finished[3]["off"].numbers["late"] = 0.0
+    row = next(row for row in result.differences() if row.measure == "late")
+    assert row.found.pairs == 1 and row.found.difference == 1
+
+
 def test_runs_by_name_and_by_file(tmp_path):
     assert read_run("off") == Run("off", None)
     assert read_run("on") == Run("on", STASConfig())

@@ -157,6 +157,27 @@ def test_a_swapped_scheduler_keeps_what_the_call_said():
         assert set(seen) == {(int("reference" in name), True)}
 
 
+def test_a_loop_that_starts_in_the_middle_is_followed_from_its_start(forwards):
+    """Also when the scheduler was exchanged, whose `set_timesteps` nobody heard."""
+    pipeline = video_to_video(tiny_wan())
+    forwards.watch(pipeline)
+    with stas.steer(pipeline, dims=(1,), start=0.0, stop=0.4):
+        for swapped in (False, True):
+            if swapped:
+                pipeline.scheduler = flow(UniPCMultistepScheduler)
+            forwards.total, forwards.steered = 0, []
+            restyle(pipeline, num_inference_steps=20, strength=0.5, guidance_scale=1.0)
+            assert (forwards.total, forwards.steered) == (10, [0, 1, 2, 3])
+
+
+def test_a_loop_of_no_step_is_left_to_the_pipeline():
+    pipeline = video_to_video(tiny_wan())
+    plain = restyle(pipeline, num_inference_steps=10, strength=0.05, guidance_scale=1.0)
+    with stas.steer(pipeline, dims=(1,)):
+        steered = restyle(pipeline, num_inference_steps=10, strength=0.05, guidance_scale=1.0)
+    assert torch.equal(torch.as_tensor(steered.frames), torch.as_tensor(plain.frames))
+
+
 def test_a_loop_that_starts_in_the_middle_is_recorded():
     from tests.test_model_pipelines import built, run
 

@@ -33,6 +33,15 @@ def test_pairs_that_differ_by_chance_show_no_difference():
     assert wrong <= 12  # 5 are expected; more than 12 come up once in 600
 
 
+def test_few_pairs_err_no_more_often():
+    generator = torch.Generator().manual_seed(0)
+    found = [
+        paired_difference(torch.zeros(8), torch.randn(8, generator=generator)) for _ in range(300)
+    ]
+    wrong = sum(not each.low <= 0 <= each.high for each in found)
+    assert wrong <= 25  # 15 are expected, and 33 of plain percentiles
+
+
 def test_few_pairs_tell_nothing():
     assert paired_difference([0.0], [1.0]).words == TOO_FEW
     assert paired_difference([0.0] * 5, [1.0, 1.1, 1.2, 1.3, 1.4]).words == TOO_FEW

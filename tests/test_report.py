@@ -42,7 +42,7 @@ def test_many_samples_are_not_all_put_into_the_file(tmp_path):
     page = written(tmp_path, MOST_SHOWN + 2)
     assert page.count("<video") == MOST_SHOWN
     assert "The other 2 are files beside this one." in page
-    assert "over n pairs" in page and f"<td>{MOST_SHOWN + 2}</td>" in page
+    assert "The pairs, n, are prompts" in page and f"<td>{MOST_SHOWN + 2}</td>" in page
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")

@@ -24,9 +24,17 @@ from stas.manifest import Manifest
 from stas.metrics import VideoMetrics
 from stas.paired import paired_difference
 from stas.pipelines import PipelineOptions, load_pipeline
-from stas.study import AXES, Cell, Study, folder_name, load_study, with_dims
+from stas.study import Cell, Study, folder_name, load_study, with_dims
 from stas.study_report import axis_table, draw_axis, write_study_report
-from stas.study_runner import StudyRun, check_folder, find_dims, make_all, open_study
+from stas.study_runner import (
+    Finished,
+    StudyRun,
+    check_model,
+    claim,
+    find_dims,
+    make_all,
+    read_run,
+)
 from stas.video import read_video
 from tests.command import files, interrupt
 
@@ -67,10 +75,11 @@ def pipeline():
 def finished(pipeline, tmp_path_factory):
     """A whole study in its folder."""
     folder = tmp_path_factory.mktemp("study") / "run"
-    study = make(arguments=FEW, measures=("pixel difference",))
-    with open_study(study, folder, pipeline) as run:
+    run = read_run(make(arguments=FEW, measures=("pixel difference",)), folder)
+    assert not folder.exists()
+    with claim(run, OPTIONS):
         make_all(run, pipeline, options=OPTIONS, own=[brightness])
-        write_study_report(run)
+    write_study_report(run)
     return run, folder
 
 
@@ -113,6 +122,12 @@ def test_all_combinations():
     assert [cell.name for cell in rows["1"]] == ["scale=0.5,stop=1", "scale=2,stop=1"]
 
 
+def test_values_that_are_nearly_alike_have_names_of_their_own():
+    study = make(axes={"scale": (1.0000001, 1.0000002, 2.0)})
+    assert len(study.cells()) == 4
+    assert [len(cells) for _, cells in study.cells_of("scale")] == [1, 1, 1]
+
+
 def test_one_cell_stands_for_the_values_of_two_axes_that_agree():
     axes = {"regions": (("first_frame",),), "intervention": ("max-first-frame", "zero")}
     cells = make(axes=axes).cells()
@@ -146,6 +161,21 @@ BAD = [
     ({"axes": {"scale": (-1.0,)}}, "scale must be a finite number"),
     ({"base": {"alpha": 2.0}}, "base has no alpha. Known: dims"),
     ({"base": {"boundary": 0.6}}, "expected 0 to 0.5"),
+    ({"axes": {"scale": 1.5}}, "expected a list, but got 1.5"),
+    ({"axes": {"intervention": ({"a": 1},)}}, "no intervention"),
+    (
+        {"vary": "all", "axes": {"intervention": ("stas",), "scale": (1.5,)}},
+        "intervention decides scale",
+    ),
+    ({"prompts": "a red circle"}, "prompts must be a list of texts"),
+    ({"prompts": ("a", " ")}, "a prompt is empty"),
+    ({"measures": ("beauty",)}, "no measure 'beauty'. Known: pixel difference"),
+    ({"measures": ()}, "nothing to measure"),
+    ({"own_measures": (1,)}, "own_measures must be a list of texts"),
+    ({"encoders": (1,)}, "encoders must be a list of texts"),
+    ({"aesthetic": 3}, "aesthetic must be a text"),
+    ({"aesthetic_clip": "a/b"}, "give it by aesthetic"),
+    ({"seed": 2**63 - 1}, "below 2"),
     ({"vary": "some"}, 'vary must be "each" or "all"'),
     ({"seed": -1}, "seed must be a whole number, 0 or more"),
     ({"samples_per_prompt": 0}, "1 or more, but got 0"),
@@ -163,9 +193,12 @@ def test_what_is_no_study(options, message):
 
 FILES = [
     ("scale = [", "is not a study: "),
-    ('axis = "scale"', "unknown keys 'axis'. Known: arguments, axes, base, count"),
-    ('prompts = ["a", " "]\n[axes]\nscale = [1.0]', "none of them empty"),
+    ('axis = "scale"', "unknown keys 'axis'. Known: aesthetic, aesthetic_clip, arguments"),
+    ('prompts = ["a", " "]\n[axes]\nscale = [1.0]', "a prompt is empty"),
     ('prompts = ["a"]\ncount = 2\n[axes]\nscale = [1.0]', "count must be 1 to 1"),
+    ('prompts = ["a"]\ncount = true\n[axes]\nscale = [1.0]', "count must be 1 to 1"),
+    ("[prompts]\na = 1\n[axes]\nscale = [1.0]", "prompts must be a list or a file"),
+    ("prompts = 3\n[axes]\nscale = [1.0]", "prompts must be a list or a file, but got 3"),
     ("[axes]\nscale = 1.0", "scale must be a list, but got 1.0"),
     ("axes = 3", "axes must be a table"),
 ]
@@ -199,6 +232,14 @@ def test_a_study_file_with_changes(tmp_path):
     assert changed.prompts == ("one", "two") and changed.model == "bundled"
     assert changed.arguments == {"width": 64, "num_inference_steps": 3}
     assert changed.own_measures == ("a:b", "c:d") and changed.samples()[0].seed == 7
+    (tmp_path / "s.toml").write_text('own_measures = "a:b"\n[axes]\nscale = [1.5]')
+    with pytest.raises(ValueError, match="own_measures must be a list"):
+        load_study(tmp_path / "s.toml", own_measures=["c:d"])
+    (tmp_path / "s.toml").write_text('prompts = "none.txt"\n[axes]\nscale = [1.5]')
+    with pytest.raises(FileNotFoundError, match=r"no prompt file .*none.txt"):
+        load_study(tmp_path / "s.toml")
+    with pytest.raises(ValueError, match="Copy the file and give dims of yours"):
+        load_study("ablation-reference", model="org/model")
     with pytest.raises(FileNotFoundError, match=r"no study 'ablation-skale': .* ablation-scale"):
         load_study("ablation-skale")
 
@@ -212,10 +253,6 @@ def test_the_classes_of_dimensions_become_dimensions():
         with_dims(make(axes={"dims": ("massive", (242,))}).cells(), {"massive": (242,)})
 
 
-def test_every_axis_has_its_name():
-    assert set(AXES) >= {"stop", "scale", "boundary", "regions", "dims", "blocks", "branches", "op"}
-
-
 # Running one
 
 
@@ -224,11 +261,11 @@ def test_a_finished_study_has_every_file(finished):
     assert run.left == 0
     for number, cell in enumerate(run.cells):
         for sample in run.samples:
-            stem = folder / folder_name(number, cell) / sample.name
-            manifest = Manifest.load(stem.with_name(stem.name + ".json"))
+            assert run.file(number, sample, ".png").parent.name == folder_name(number, cell)
+            manifest = Manifest.load(run.file(number, sample, ".json"))
             assert manifest.seed == sample.seed and manifest.arguments["prompt"] == sample.prompt
             assert manifest.steering == cell.config
-            assert len(read_video(stem.with_name(stem.name + ".mp4"))) == 5
+            assert len(read_video(run.file(number, sample, ".mp4"))) == 5
     left_over = [path for path in folder.rglob(".*") if path.name != ".lock"]
     assert left_over == []
 
@@ -263,62 +300,89 @@ def test_the_numbers_are_those_of_the_videos(finished):
 
 def test_going_on_makes_only_what_is_missing(finished, pipeline):
     run, folder = finished
-    stem = run.stem(run.cells[2], run.samples[0])
+    first, second = run.samples
+    lost = [(2, first), (1, second), (0, first), (0, second), (1, first)]
+    run.file(*lost[0], ".metrics.json").unlink()
+    run.file(*lost[1], ".mp4").write_bytes(b"no video")
+    run.file(*lost[2], ".png").unlink()
+    cut = run.file(*lost[3], ".mp4")
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])  # its header is whole
+    run.file(*lost[4], ".json").write_text(
+        run.file(*lost[4], ".json").read_text().replace('"count": 5', '"kount": 5')
+    )
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.mp4")}
-    old = Manifest.load(f"{stem}.json").frames
-    broken = run.stem(run.cells[1], run.samples[1])
-    Path(f"{stem}.metrics.json").unlink()
-    Path(f"{broken}.mp4").write_bytes(b"no video")
+    (folder / "00-off/.0000-seed0-x1y2.mp4").write_bytes(b"of a process that was killed")
     made = []
-    with open_study(run.study, folder, pipeline) as again:
-        assert again.left == 2
+    again = read_run(run.study, folder)
+    assert again.left == len(lost)
+    with claim(again, OPTIONS):
         make_all(
             again, pipeline, options=OPTIONS, own=[brightness], report=lambda *n: made.append(n)
         )
-        assert again.left == 0
-    assert {number for number, _, _ in made} == {0, 1}
+    assert again.left == 0 == read_run(run.study, folder).left
+    assert {number for number, _, _ in made} == set(range(len(lost)))
     changed = {path for path, when in before.items() if path.stat().st_mtime_ns != when}
-    assert changed == {Path(f"{stem}.mp4"), Path(f"{broken}.mp4")}
-    assert Manifest.load(f"{stem}.json").frames == old  # the same pixels
+    assert changed == {run.file(*place, ".mp4") for place in lost}
+    after = {key: found.manifest.frames for key, found in again.finished.items()}
+    assert after == {key: found.manifest.frames for key, found in run.finished.items()}
+    assert not list(folder.rglob(".*x1y2*"))
 
 
-def test_one_process_at_a_time(finished, pipeline):
-    run, folder = finished
+def test_one_process_at_a_time(finished):
+    run, _ = finished
     with (
-        open_study(run.study, folder, pipeline),
+        claim(run, OPTIONS),
         pytest.raises(RuntimeError, match="Another process runs"),
-        open_study(run.study, folder, pipeline),
+        claim(run, OPTIONS),
     ):
         pass
 
 
-def test_the_folder_of_another_study(finished, pipeline, tmp_path):
+def test_the_folder_of_another_study(finished, tmp_path):
     run, folder = finished
     before = (folder / "study.json").read_text()
-    other = make(arguments=FEW, measures=("pixel difference",), seed=1)
+    same = {"arguments": FEW, "measures": ("pixel difference",)}
     with pytest.raises(ValueError, match=r"holds another study.*seed 0 -> 1. Give another -o"):
-        check_folder(other, folder)
+        read_run(make(**same, seed=1), folder)
+    with pytest.raises(ValueError, match="axes"):  # folders are numbered by their order
+        read_run(make(**same, axes={"scale": (2.0, 1.0)}), folder)
+    other = PipelineOptions(device="cpu", dtype="bfloat16")
+    with (
+        pytest.raises(ValueError, match=r'made otherwise: dtype "float32" -> "bfloat16"'),
+        claim(run, other),
+    ):
+        pass
     assert (folder / "study.json").read_text() == before
     (tmp_path / "file").write_text("x")
     with pytest.raises(NotADirectoryError):
-        check_folder(run.study, tmp_path / "file")
+        read_run(run.study, tmp_path / "file")
     with pytest.raises(FileExistsError, match="not empty"):
-        check_folder(run.study, tmp_path)
+        read_run(run.study, tmp_path)
     (tmp_path / "study.json").write_text("{")
     with pytest.raises(ValueError, match="no record of a study"):
-        check_folder(run.study, tmp_path)
+        read_run(run.study, tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/.lock").touch()  # killed before the record was there
+    assert read_run(run.study, tmp_path / "empty").left == 6
 
 
 def test_what_the_model_refuses_is_found_before_any_video(pipeline, tmp_path):
     for options, message in (
         ({"axes": {"blocks": ((99,),)}}, "8 blocks"),
         ({"arguments": {"num_frames": 6}}, "nearest are 5 and 9"),
-        ({"measures": ("beauty",)}, "no measure 'beauty'"),
+        ({"arguments": {"num_frames": 1}}, "ask for more frames"),
     ):
-        study = make(**{"arguments": FEW} | options)
-        with pytest.raises(ValueError, match=message), open_study(study, tmp_path / "x", pipeline):
-            pass
-        assert not (tmp_path / "x").exists()
+        run = read_run(make(**{"arguments": FEW} | options), tmp_path / "x")
+        with pytest.raises(ValueError, match=message):
+            check_model(run, pipeline)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_measure_that_needs_a_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ValueError, match=r"ssim: these need pip install 'stas\[metrics\]'"):
+        read_run(make(measures=("ssim", "colourfulness")), tmp_path)
+    assert "ssim" not in read_run(make(), tmp_path / "all").names
 
 
 def test_a_full_disk_loses_nothing(pipeline, tmp_path, monkeypatch):
@@ -334,30 +398,44 @@ def test_a_full_disk_loses_nothing(pipeline, tmp_path, monkeypatch):
         real(path, frames, fps)
 
     monkeypatch.setattr(study_runner, "write_mp4", full)
-    with (
-        pytest.raises(OSError, match="No space left"),
-        open_study(study, tmp_path / "run", pipeline) as run,
-    ):
+    run = read_run(study, tmp_path / "run")
+    with pytest.raises(OSError, match="No space left"), claim(run, OPTIONS):
         make_all(run, pipeline, options=OPTIONS)
     assert len(list((tmp_path / "run").rglob("*.mp4"))) == 2
     assert not list((tmp_path / "run").rglob(".*.mp4"))
-    with open_study(study, tmp_path / "run", pipeline) as run:
-        assert run.left == 4
+    run = read_run(study, tmp_path / "run")
+    assert run.left == 4
+    with claim(run, OPTIONS):
         make_all(run, pipeline, options=OPTIONS)
-        assert run.left == 0
+    assert run.left == 0
+
+
+def test_a_measure_that_fails_says_where(pipeline, tmp_path):
+    def fails(frames, prompt):
+        if prompt == PROMPTS[1]:
+            raise ValueError("no blue")
+        return {"x": 1.0}
+
+    run = read_run(make(arguments=FEW, measures=(), own_measures=("a:b",)), tmp_path / "run")
+    with (
+        pytest.raises(RuntimeError, match=r"off of 0001-seed1 \('a blue square'\) .* no blue"),
+        claim(run, OPTIONS),
+    ):
+        make_all(run, pipeline, options=OPTIONS, own=[fails])
+    assert len(run.finished) == 3
+    write_study_report(run)
+    assert "3 of 6 videos" in (tmp_path / "run/tables.md").read_text()
 
 
 def test_classes_are_found_by_recording(pipeline, tmp_path):
     study = make(arguments=FEW, axes={"dims": ("massive", "random")}, recorded=1)
-    with open_study(study, tmp_path / "run", pipeline) as run:
+    run = read_run(study, tmp_path / "run")
+    with claim(run, OPTIONS):
         find_dims(run, pipeline)
-        massive, random = (cell.config["dims"] for cell in run.cells[1:])
-        assert massive == [242] and len(random) == 1 and random != massive
-        before = (tmp_path / "run/activations.safetensors").stat().st_mtime_ns
-    with open_study(study, tmp_path / "run", pipeline) as run:
-        find_dims(run, pipeline)
-        assert [cell.config["dims"] for cell in run.cells[1:]] == [massive, random]
-    assert (tmp_path / "run/activations.safetensors").stat().st_mtime_ns == before
+    massive, random = (cell.config["dims"] for cell in run.cells[1:])
+    assert massive == [242] and len(random) == 1 and random != massive
+    again = read_run(study, tmp_path / "run")
+    assert [cell.config["dims"] for cell in again.cells[1:]] == [massive, random]
 
 
 # Its tables
@@ -366,12 +444,11 @@ def test_classes_are_found_by_recording(pipeline, tmp_path):
 def planted(study, value):
     """A run whose numbers are those of `value(sample, cell)`."""
     cells, samples = study.cells(), study.samples()
-    run = StudyRun(study, Path(), cells, samples, [{}] * len(samples), ())
+    run = StudyRun(study, Path(), cells, samples, ())
     for sample in samples:
         for cell in cells:
-            run.finished[sample.name, cell.name] = VideoMetrics(
-                {}, {}, np.zeros(0, bool), {"x": value(sample, cell)}
-            )
+            metrics = VideoMetrics({}, {}, np.zeros(0, bool), {"x": value(sample, cell)})
+            run.finished[sample.name, cell.name] = Finished(None, metrics)
     return run
 
 
@@ -405,11 +482,11 @@ def test_a_missing_number_is_no_zero():
     run = planted(study, lambda s, c: float("nan") if s.prompt == "a" else 1.0)
     row = axis_table(run, "scale").differences[0][0]
     assert row.found.pairs == 7 and row.found.difference == 0
-    empty = planted(study, lambda s, c: float("nan"))
-    assert axis_table(empty, "scale").differences[0][0].found is None
-    draw_axis(axis_table(run, "scale"))
+    empty = axis_table(planted(study, lambda s, c: float("nan")), "scale")
+    assert empty.differences[0][0].found is None
+    assert not draw_axis(empty).axes[0].has_data() and draw_axis(axis_table(run, "scale")).axes
     with pytest.raises(ValueError, match="No video of the study"):
-        write_study_report(StudyRun(study, Path(), study.cells(), study.samples(), [], ()))
+        write_study_report(StudyRun(study, Path(), study.cells(), study.samples(), ()))
 
 
 # The command
@@ -420,7 +497,7 @@ def test_the_command(run, tmp_path):
     code, _, err = run("study", "s.toml", "-o", "r", "--dry-run")
     assert code == 0, err
     assert "6 videos: 3 settings x 2 samples. 6 to make, about" in err.replace("\n", " ")
-    assert not list(tmp_path.rglob("*.mp4"))
+    assert [path.name for path in tmp_path.iterdir()] == ["s.toml"]
     code, out, err = run("study", "s.toml", "-o", "r")
     assert code == 0 and "r/report.html" in out, err
     assert len(list(tmp_path.rglob("*.mp4"))) == 6
@@ -451,8 +528,8 @@ def test_a_grid_that_explodes_is_not_started(run, tmp_path):
     (tmp_path / "s.toml").write_text(TOML.replace("[1.0, 2.0]", f"[{values}]"))
     code, _, err = run("study", "s.toml", "-o", "r")
     assert code == 1
-    assert "1,202 videos: 601 settings x 2 samples. 1,202 to make, about" in err
-    assert "--yes" in err and not list(tmp_path.rglob("*.mp4"))
+    assert "1,202 videos: 601 settings x 2 samples. Start that with --yes" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["s.toml"]
 
 
 def test_ctrl_c_ends_the_command_with_130(tmp_path):

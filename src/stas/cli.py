@@ -1250,7 +1250,7 @@ def study(
         from stas.pipelines import PipelineOptions
         from stas.study import load_study
         from stas.study_report import write_study_report
-        from stas.study_runner import check_folder, find_dims, make_all, open_study
+        from stas.study_runner import check_model, claim, find_dims, make_all, read_run
     wanted = load_study(
         file,
         model=model,
@@ -1261,8 +1261,16 @@ def study(
         arguments=None if steps is None else {"num_inference_steps": steps},
         own_measures=measure,
     )
-    folder = output or Path("runs") / wanted.name
-    check_folder(wanted, folder)
+    run = read_run(wanted, output or Path("runs") / wanted.name)
+    if only_report:
+        console.print(escape(str(write_study_report(run))))
+        return
+    size = f"{run.videos:,} videos: {len(run.cells):,} settings x {len(run.samples):,} samples"
+    if run.left > MOST_VIDEOS and not (yes or dry_run):
+        raise ValueError(
+            f'{size}. Start that with --yes, or make it smaller: fewer values, vary = "each", a '
+            "smaller count. --dry-run says how long it takes here."
+        )
     own = [load_measure(source) for source in wanted.own_measures]
     maker = _Maker(
         PipelineOptions(
@@ -1278,61 +1286,48 @@ def study(
     if wanted.aesthetic is not None:
         clip = wanted.aesthetic_clip or AESTHETIC_CLIP
         scorer = load_aesthetic(wanted.aesthetic, clip, device=maker.options.device)
-    with open_study(wanted, folder, maker.pipeline) as run:
-        if not only_report:
-            _say_size(run, maker.pipeline, yes=yes or dry_run)
-        if dry_run:
-            return
-        classed = any(cell.dims_class for cell in run.cells)
-        if classed:
-            with _video_bar(min(wanted.recorded, len(run.samples)), "recorded") as report:
+    calls = check_model(run, maker.pipeline)
+    notes.print(size + (f", {len(run.finished):,} of them finished." if run.finished else "."))
+    if run.left:
+        _say_time(maker.pipeline, run, calls[0])
+    if dry_run:
+        return
+    with claim(run, maker.options):
+        if any(cell.dims_class for cell in run.cells):
+            with _video_bar(min(wanted.recorded, len(set(wanted.prompts))), "recorded") as report:
                 find_dims(run, maker.pipeline, report)
         try:
-            if not only_report:
-                with _video_bar(run.left) as report:
-                    make_all(
-                        run,
-                        maker.pipeline,
-                        options=maker.options,
-                        own=own,
-                        encoders=encoders,
-                        aesthetic=scorer,
-                        report=report,
-                    )
-        except OSError as error:
-            notes.print(
-                f"{len(run.finished)} of {run.videos} videos are finished and kept; the same "
-                "command goes on from there."
-            )
-            raise error
-        except KeyboardInterrupt:
+            with _video_bar(run.left) as report:
+                make_all(
+                    run,
+                    maker.pipeline,
+                    options=maker.options,
+                    own=own,
+                    encoders=encoders,
+                    aesthetic=scorer,
+                    report=report,
+                )
+        except BaseException:
             if run.finished:
-                write_study_report(run)
+                notes.print(
+                    f"{len(run.finished):,} of {run.videos:,} videos are finished and kept; the "
+                    "same command goes on from there, and --report writes their report."
+                )
             raise
         console.print(escape(str(write_study_report(run))))
 
 
-def _say_size(run: StudyRun, pipeline: Any, *, yes: bool) -> None:
-    """Say how many videos a study has and about how long they take; refuse what looks a mistake."""
+def _say_time(pipeline: Any, run: StudyRun, call: Any) -> None:
+    """Say about how long the videos that are left will take."""
     from stas.study_runner import seconds_per_video
 
-    size = (
-        f"{run.videos:,} videos: {len(run.cells)} settings x {len(run.samples):,} samples"
-        + (f", {len(run.finished):,} of them finished" if run.finished else "")
-        + "."
-    )
-    if not run.left:
-        notes.print(size)
-        return
-    with notes.status("Timing two short videos"):
-        seconds = seconds_per_video(run, pipeline)
-    left = f"{run.left:,} to make, about {_duration(run.left * seconds)} here"
-    if run.left > MOST_VIDEOS and not yes:
-        raise ValueError(
-            f"{size} {left}. Start it with --yes, or make it smaller: fewer values, "
-            'vary = "each", or a smaller count.'
+    with notes.status("Timing short videos"):
+        seconds = seconds_per_video(pipeline, call, run.study.seed)
+    if seconds == seconds:  # a number
+        notes.print(
+            f"{run.left:,} to make, about {_duration(run.left * seconds)} here ({seconds:.1f} s "
+            "each, measuring not counted)."
         )
-    notes.print(f"{size} {left} ({seconds:.1f} s each, measuring not counted).")
 
 
 def _duration(seconds: float) -> str:

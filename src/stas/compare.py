@@ -35,6 +35,7 @@ from stas.metrics import (
 from stas.pipelines import (
     PipelineOptions,
     call_arguments,
+    check_has_transitions,
     frame_map,
     frames_per_second,
 )
@@ -106,8 +107,7 @@ def compare(
         call_arguments(pipeline, {**(arguments or {}), "prompt": sample.prompt})
         for sample in samples
     ]
-    if calls[0].get("num_frames", 2) < 2:
-        raise ValueError("One frame has no transition to be compared: ask for more frames.")
+    check_has_transitions(calls[0])
     frame_map(pipeline)  # a pipeline that decodes part by part has none
     for run in runs:
         if run.config is not None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
+from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 from stas.config import STASConfig
 from stas.interventions import INTERVENTIONS, preset
 from stas.metrics import NAMES, VideoMetrics
-from stas.paired import PairedDifference, paired_difference
+from stas.paired import NO_DIFFERENCE, TOO_FEW, PairedDifference, paired_difference
 from stas.sample import Sample
 
 OFF, ON = "off", "on"
@@ -44,6 +43,11 @@ class Difference:
     @property
     def words(self) -> str:
         return self.found.words if self.found else "no number"
+
+    @property
+    def told(self) -> bool:
+        """Whether a difference is shown."""
+        return self.found is not None and self.words not in (NO_DIFFERENCE, TOO_FEW)
 
     @property
     def interval(self) -> str:
@@ -90,32 +94,67 @@ class Comparison:
         """The table: each measure of each run against the first run, over the finished pairs."""
         if not self.finished:
             return []
-        numbers = [
-            {run: metrics.summary() for run, metrics in by_run.items()} for by_run in self.finished
-        ]
+        samples = self.samples[: len(self.finished)]
+        numbers = {
+            (sample.name, run): metrics.summary()
+            for sample, by_run in zip(samples, self.finished, strict=True)
+            for run, metrics in by_run.items()
+        }
         base = self.runs[0].name
         return [
-            difference_of_pairs(
-                name,
+            difference(
+                measure,
                 run.name,
-                [(sample[base][name], sample[run.name][name]) for sample in numbers],
+                samples,
+                {
+                    sample.name: (
+                        numbers[sample.name, base].get(measure, nan),
+                        numbers[sample.name, run.name].get(measure, nan),
+                    )
+                    for sample in samples
+                },
             )
             for run in self.runs[1:]
-            for name in numbers[0][base]
+            for measure in all_names(numbers.values())
         ]
 
 
-def difference_of_pairs(name: str, run: str, pairs: Sequence[tuple[float, float]]) -> Difference:
-    """What a measure says of a run, from (first run, run) of each pair.
+def all_names(numbers: Iterable[Mapping[str, float]]) -> list[str]:
+    """Every measure that any of the videos has, in order."""
+    return list(dict.fromkeys(name for each in numbers for name in each))
 
-    Pairs with a number that is not finite are left out.
+
+def unit_of_pairs(samples: Sequence[Sample]) -> str:
+    """What the pairs of a table are: "prompts", or "seeds" when there is one prompt alone."""
+    return "prompts" if len({sample.prompt for sample in samples}) > 1 else "seeds"
+
+
+def difference(
+    measure: str, run: str, samples: Sequence[Sample], pairs: Mapping[str, tuple[float, float]]
+) -> Difference:
+    """What a measure says of a run.
+
+    Seeds of one prompt are alike, so they are averaged first and a prompt counts once; with one
+    prompt alone its seeds are the pairs, and speak of that prompt. Left out is what is not finite.
+
+    Args:
+        measure: Its name.
+        run: Name of the run.
+        samples: The samples.
+        pairs: By sample, the numbers of the first run and of this one; missing where unfinished.
     """
-    known = [pair for pair in pairs if isfinite(pair[0]) and isfinite(pair[1])]
-    if not known:
-        return Difference(name, run, float("nan"), float("nan"), None)
-    before, after = (list(values) for values in zip(*known, strict=True))
-    found = paired_difference(before, after)
-    return Difference(name, run, float(np.mean(before)), float(np.mean(after)), found)
+    by_prompt = unit_of_pairs(samples) == "prompts"
+    units: dict[str, list[tuple[float, float]]] = {}
+    for sample in samples:
+        pair = pairs.get(sample.name, (nan, nan))
+        if all(map(isfinite, pair)):
+            units.setdefault(sample.prompt if by_prompt else sample.name, []).append(pair)
+    if not units:
+        return Difference(measure, run, nan, nan, None)
+    before, after = (
+        [fmean(pair[side] for pair in unit) for unit in units.values()] for side in (0, 1)
+    )
+    return Difference(measure, run, fmean(before), fmean(after), paired_difference(before, after))
 
 
 def read_run(text: str) -> Run:

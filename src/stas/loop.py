@@ -53,6 +53,7 @@ class LoopListener:
         self._predictions: list[str] = []  # what a guider asks of the present step, in order
         self._calls = 0
         self._timestep: Any = None
+        self._used: int | None = None  # steps of the present call, where it leaves out the first
 
     def attach(self) -> None:
         self._listen_to_scheduler()
@@ -124,6 +125,7 @@ class LoopListener:
         return int(getattr(self.scheduler, "order", 1))
 
     def _restart(self, *_: object) -> None:
+        self._used = None
         self._begin()
         if (old := self._num_timesteps()) is not None:
             self.pipeline._num_timesteps = _Stale(old)
@@ -140,11 +142,12 @@ class LoopListener:
         self._listen_to_guiders()
         self._calls, self._timestep = 0, None
         self._guided = _guidance_is_on(self.pipeline)
-        self.clock.begin(max(1, -(-len(self.scheduler.timesteps) // self._order())))
+        steps = -(-len(self.scheduler.timesteps) // self._order())
+        self.clock.begin(max(1, steps if self._used is None else self._used))
 
     def _cut(self, method: _ObservedMethod, arguments: dict[str, Any]) -> None:
-        *_, steps = arguments["return"]
-        self.clock.set(0, steps)
+        *_, self._used = arguments["return"]
+        self.clock.set(0, max(1, self._used or 0))
 
     def _advance(self, method: _ObservedMethod, arguments: dict[str, Any]) -> None:
         timestep = arguments.get("timestep")

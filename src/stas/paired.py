@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
 
 import torch
 
@@ -43,8 +45,9 @@ def paired_difference(
 ) -> PairedDifference:
     """Mean of on - off with its 95 % bootstrap interval, and what that says in words.
 
-    The percentile bootstrap over pairs, 10,000 draws of a fixed seed. It is narrow for few pairs,
-    and pairs that share a prompt count as independent: then it speaks of those prompts alone.
+    The bootstrap over pairs with expanded percentiles (Hesterberg, 2015), 10,000 draws of a fixed
+    seed: plain percentiles are too narrow for few pairs. Pairs count as independent, so those
+    that share a prompt are to be averaged first.
 
     Args:
         off: One number a pair, (n,).
@@ -75,8 +78,9 @@ def paired_difference(
     draws = torch.randint(
         len(difference), (DRAWS, len(difference)), generator=torch.Generator().manual_seed(0)
     )
-    ends = difference[draws].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
-    low, high = ends.tolist()
+    tail = _tail(len(difference))
+    ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
+    low, high = difference[draws].mean(1).quantile(ends).tolist()
     if low <= 0 <= high:
         said = NO_DIFFERENCE
     elif len(difference) < FEWEST_PAIRS:
@@ -84,3 +88,21 @@ def paired_difference(
     else:
         said = words[low > 0]
     return PairedDifference(difference.mean().item(), low, high, len(difference), said)
+
+
+def _tail(pairs: int) -> float:
+    """The percentile that gives the mean of so few numbers an interval of 95 %.
+
+    As wide as Student's t asks for, and for the bootstrap's own factor sqrt((n - 1) / n).
+    """
+    if pairs < 2:
+        return 0.025
+    z, freedom = NormalDist().inv_cdf(0.975), pairs - 1
+    # Student's t by its expansion about the normal (Abramowitz and Stegun, 26.7.5).
+    t = (
+        z
+        + (z**3 + z) / (4 * freedom)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    )
+    return NormalDist().cdf(-t * sqrt(pairs / freedom))

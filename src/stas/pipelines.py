@@ -444,6 +444,16 @@ def frame_map(pipeline: Any) -> FrameMap:
     return found
 
 
+def check_has_transitions(arguments: Mapping[str, Any]) -> None:
+    """See that a call makes a video that can be measured from frame to frame.
+
+    Raises:
+        ValueError: It makes one frame.
+    """
+    if any(arguments.get(name) == 1 for name in FRAMES):
+        raise ValueError("One frame has no transition to be compared: ask for more frames.")
+
+
 def model_defaults(pipeline: Any) -> dict[str, Any]:
     """What the model's folder says that its pipeline is best called with, and its fps.
 

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from stas import __version__
-from stas.comparison import Comparison, Difference
+from stas.comparison import Comparison, Difference, unit_of_pairs
 from stas.files import whole_file
 from stas.paired import DRAWS, FEWEST_PAIRS, NO_DIFFERENCE, TOO_FEW
 
@@ -135,12 +135,10 @@ def _videos(result: Comparison, folder: Path) -> Iterable[str]:
 
 def _differences(result: Comparison) -> Iterable[str]:
     rows = result.differences()
+    unit = unit_of_pairs(result.samples[: len(result.finished)])
     yield (
-        f"<p>Mean of the run minus {escape(result.runs[0].name)}, with the 95 % percentile "
-        f"bootstrap interval over n pairs ({DRAWS:,} draws). “{NO_DIFFERENCE}” where the interval "
-        f"holds zero; “{TOO_FEW}” below {FEWEST_PAIRS} pairs. Higher or lower is not better or "
-        f"worse by itself: a still picture flickers least. Of {len(rows)} rows about "
-        f"{len(rows) / 20:.0f} would stand out by chance alone.</p>"
+        f"<p>Mean of the run minus {escape(result.runs[0].name)}, with its 95 % interval. "
+        f"{how_to_read(unit, rows)}</p>"
     )
     base = escape(result.runs[0].name)
     heads = ("measure", "run", base, "the run", "difference", "95 % interval", "n", "in words")
@@ -158,6 +156,22 @@ def _differences(result: Comparison) -> Iterable[str]:
         )
 
 
+def how_to_read(unit: str, rows: Sequence[Difference]) -> str:
+    """What to know of a table of differences, in words."""
+    able = [row for row in rows if row.found is not None and row.found.pairs >= FEWEST_PAIRS]
+    chance = (
+        f" Of {len(able)} comparisons about {len(able) / 20:.0f} would stand out by chance alone."
+        if able
+        else ""
+    )
+    return (
+        f"The pairs, n, are {unit}{'' if unit == 'prompts' else ' of one prompt'}; intervals are "
+        f"of the bootstrap ({DRAWS:,} draws, expanded percentiles). “{NO_DIFFERENCE}” where one "
+        f"holds zero; “{TOO_FEW}” below {FEWEST_PAIRS} pairs. Higher or lower is not better or "
+        f"worse by itself: a still picture flickers least.{chance}"
+    )
+
+
 def _row(row: Difference) -> str:
     found = row.found
     numbers: Sequence[str] = ("-",) * 5
@@ -169,10 +183,9 @@ def _row(row: Difference) -> str:
             row.interval,
             str(found.pairs),
         )
-    told = found is not None and found.words not in (NO_DIFFERENCE, TOO_FEW)
     cells = "".join(f"<td>{number}</td>" for number in numbers)
     return (
-        f"<tr{' class=told' * told}><td>{escape(row.measure)}</td>"
+        f"<tr{' class=told' * row.told}><td>{escape(row.measure)}</td>"
         f'<td class="text">{escape(row.run)}</td>{cells}<td class="text">{row.words}</td></tr>'
     )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any, Literal, get_args
 from stas.checks import check_arguments
 from stas.config import STASConfig
 from stas.interventions import INTERVENTIONS, preset
+from stas.metrics import NAMES
+from stas.pipelines import BUNDLED
 from stas.recorder import prompt_list
 from stas.sample import Sample
 
@@ -30,6 +34,7 @@ DimsClass = Literal["massive", "weak", "ordinary", "random"]
 DIMS_CLASSES: tuple[DimsClass, ...] = get_args(DimsClass)
 FIELDS = tuple(each.name for each in fields(STASConfig))
 INTERVENTION = "intervention"
+PRESET_FIELDS = ("op", "regions", "scale")  # what an intervention decides
 AXES = (*FIELDS, INTERVENTION)
 LONGEST = 60  # characters of a cell's name in the name of its folder
 
@@ -98,7 +103,7 @@ class Study:
     prompt_file: Mapping[str, Any] | None = None
     base: Mapping[str, Any] = field(default_factory=dict)
     vary: Vary = "each"
-    model: str = "bundled"
+    model: str = BUNDLED
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -113,12 +118,32 @@ class Study:
 
     def __post_init__(self) -> None:
         _expect(isinstance(self.model, str), f"model must be a text, but got {self.model!r}")
-        _expect(self.vary in get_args(Vary), f'vary must be "each" or "all", but got {self.vary!r}')
+        for name in ("revision", "aesthetic", "aesthetic_clip"):
+            value = getattr(self, name)
+            _expect(value is None or isinstance(value, str), f"{name} must be a text")
+        for name in ("prompts", "own_measures", "encoders", "measures"):
+            if (values := getattr(self, name)) is not None:
+                texts = isinstance(values, tuple) and all(isinstance(v, str) for v in values)
+                _expect(texts, f"{name} must be a list of texts, but got {values!r}")
         _expect(bool(self.prompts), "there is no prompt")
+        _expect(all(map(str.strip, self.prompts)), "a prompt is empty")
+        if unknown := [name for name in self.measures or () if name not in NAMES]:
+            raise ValueError(
+                f"There is no measure {', '.join(map(repr, unknown))}. Known: {', '.join(NAMES)}."
+            )
+        taken = self.own_measures or self.encoders or self.aesthetic
+        _expect(self.measures != () or bool(taken), "there is nothing to measure")
+        clip = self.aesthetic_clip is None or self.aesthetic is not None
+        _expect(clip, "aesthetic_clip is the CLIP of an aesthetic head: give it by aesthetic")
+        _expect(self.vary in get_args(Vary), f'vary must be "each" or "all", but got {self.vary!r}')
         for name, least in (("seed", 0), ("samples_per_prompt", 1), ("recorded", 1)):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
             _expect(whole, f"{name} must be a whole number, {least} or more, but got {value!r}")
+        last = self.seed + len(self.prompts) * self.samples_per_prompt
+        _expect(last <= 2**63, "the last seed must be below 2**63")
+        for name in ("arguments", "base", "axes"):
+            _expect(isinstance(getattr(self, name), Mapping), f"{name} must be a table")
         check_arguments(self.arguments)
         _expect("prompt" not in self.arguments, "prompts stand in prompts, not in arguments")
         if unknown := sorted(set(self.base) - set(FIELDS)):
@@ -129,8 +154,16 @@ class Study:
             )
         _expect(bool(self.axes), f"there is no axis. Known: {', '.join(AXES)}")
         for axis, values in self.axes.items():
-            _expect(bool(values), f"the axis {axis} has no values")
+            listed = isinstance(values, tuple) and len(values) > 0
+            _expect(listed, f"the axis {axis} has no values: expected a list, but got {values!r}")
+        if both := sorted({*PRESET_FIELDS} & set(self.axes) if INTERVENTION in self.axes else ()):
+            _expect(self.vary == "each", f"intervention decides {both[0]}: vary one of them")
         self.cells()
+
+    @property
+    def videos(self) -> int:
+        """How many videos the whole study has."""
+        return len(self.cells()) * len(self.prompts) * self.samples_per_prompt
 
     def cells(self) -> list[Cell]:
         """All settings, "off" first.
@@ -138,20 +171,24 @@ class Study:
         Raises:
             ValueError: Two of them are alike, or one is no steering config.
         """
-        base = _checked(self.base, BASE)
-        found: dict[str, Cell] = {}
+        return list(self._cells)
+
+    @cached_property
+    def _cells(self) -> tuple[Cell, ...]:
+        base = _key(_checked(self.base, BASE))
+        found: dict[str, Cell] = {}  # by config
         for values in self._settings():
             name = _name(values)
             config = _checked(_with_values(self.base, values), name)
-            same = next((cell for cell in found.values() if cell.config == config), None)
-            if same is not None and (self.vary == "all" or set(values) & set(same.values)):
+            key = _key(config)
+            if (same := found.get(key)) is None:
+                name = BASE if self.vary == "each" and key == base else name
+                found[key] = Cell(name, config, values)
+            elif self.vary == "all" or set(values) & set(same.values):
                 raise ValueError(f"Two configs are alike: {same.name} and {name}. Remove one.")
-            if same is not None:  # one cell stands for values of two axes, as the base does
-                found[same.name] = replace(same, values={**same.values, **values})
-            else:
-                name = BASE if self.vary == "each" and config == base else name
-                found[name] = Cell(name, config, values)
-        return [Cell(OFF, None), *found.values()]
+            else:  # one cell stands for values of two axes, as the base does
+                found[key] = replace(same, values={**same.values, **values})
+        return (Cell(OFF, None), *found.values())
 
     def _settings(self) -> Iterator[dict[str, Any]]:
         if self.vary == "each":
@@ -202,7 +239,10 @@ def in_words(value: Any) -> str:
     """
     if isinstance(value, list | tuple):
         return "+".join(map(in_words, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    # Short where that is the same number: two values must never share a name.
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)
 
 
 def load_study(source: str | os.PathLike[str], **changes: Any) -> Study:
@@ -236,9 +276,15 @@ def load_study(source: str | os.PathLike[str], **changes: Any) -> Study:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
         changes = {name: value for name, value in changes.items() if value is not None}
+        if "model" in changes and not isinstance(data.get("base", {}).get("dims", ""), str):
+            raise ValueError(
+                "its dims are those of its own model. Copy the file and give dims of yours"
+            )
         for name in ("arguments", "own_measures"):
             if name in changes:
-                old, new = data.get(name, type(changes[name])()), changes[name]
+                new = changes[name]
+                old = data.get(name, type(new)())
+                _expect(isinstance(old, type(new)), f"{name} must be a {type(new).__name__}")
                 changes[name] = {**old, **new} if isinstance(new, dict) else [*old, *new]
         return _study(path, data | changes)
     except (TypeError, ValueError) as error:
@@ -257,24 +303,9 @@ def _study(path: Path, data: dict[str, Any]) -> Study:
         )
     for name in ("arguments", "base", "axes"):
         _expect(isinstance(data.get(name, {}), dict), f"{name} must be a table")
-    listed = data.pop("prompts", "list")
-    count = data.pop("count", None)
-    origin = None
-    if isinstance(listed, str):
-        # The list that ships for the model, or a file beside the study's.
-        model = data.get("model", "bundled")
-        file = prompt_list(model) if listed == "list" else path.parent / listed
-        text = file.read_bytes()
-        prompts = [line.strip() for line in text.decode("utf-8-sig").splitlines()]
-        origin = {"name": file.name, "sha256": sha256(text).hexdigest()}
-    else:
-        prompts = list(listed)
-    _expect(
-        all(isinstance(prompt, str) and prompt.strip() for prompt in prompts),
-        "prompts must be texts, none of them empty",
-    )
-    if count is not None:
-        fits = isinstance(count, int) and 0 < count <= len(prompts)
+    prompts, origin = _prompts(path, data.pop("prompts", "list"), data.get("model", BUNDLED))
+    if (count := data.pop("count", None)) is not None:
+        fits = isinstance(count, int) and not isinstance(count, bool) and 0 < count <= len(prompts)
         _expect(fits, f"count must be 1 to {len(prompts)}, the number of prompts, but got {count}")
         prompts = prompts[:count]
     data["axes"] = {
@@ -286,6 +317,20 @@ def _study(path: Path, data: dict[str, Any]) -> Study:
         if name in data:
             data[name] = tuple(_list(name, data[name]))
     return Study(name=path.stem, prompts=tuple(prompts), prompt_file=origin, **data)
+
+
+def _prompts(path: Path, listed: Any, model: Any) -> tuple[list[str], dict[str, Any] | None]:
+    """The prompts, and the name and hash of their file if they are not the study's own."""
+    if isinstance(listed, list):
+        return listed, None
+    _expect(isinstance(listed, str), f"prompts must be a list or a file, but got {listed!r}")
+    # The list that ships for the model, or a file beside the study's.
+    file = prompt_list(model) if listed == "list" else path.parent / listed
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no prompt file {str(file)!r}, which {path} names.")
+    data = file.read_bytes()
+    prompts = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
+    return prompts, {"name": file.name, "sha256": sha256(data).hexdigest()}
 
 
 def _list(name: str, values: Any) -> Sequence[Any]:
@@ -303,6 +348,10 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
+def _key(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, sort_keys=True)
+
+
 def _name(values: Mapping[str, Any]) -> str:
     return ",".join(f"{axis}={in_words(value)}" for axis, value in values.items())
 
@@ -312,9 +361,9 @@ def _with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
     for axis, value in values.items():
         if axis != INTERVENTION:
             config[axis] = value
-        elif value in INTERVENTIONS:
+        elif isinstance(value, str) and value in INTERVENTIONS:
             found = preset(value)
-            config |= {name: getattr(found, name) for name in ("op", "regions", "scale")}
+            config |= {name: getattr(found, name) for name in PRESET_FIELDS}
         else:
             raise ValueError(
                 f"there is no intervention {value!r}. Known: {', '.join(INTERVENTIONS)}"
@@ -352,12 +401,13 @@ def with_dims(cells: Iterable[Cell], of_class: Mapping[str, tuple[int, ...]]) ->
         >>> with_dims([cell], {"weak": (175,)})[0].config
         {'dims': [175]}
     """
-    found: list[Cell] = []
+    found: dict[str, Cell] = {}
     for cell in cells:
         if cell.dims_class is not None:
             dims = list(of_class[cell.dims_class])
-            cell = Cell(cell.name, {**(cell.config or {}), "dims": dims}, cell.values)
-        if alike := [other.name for other in found if other.config == cell.config]:
-            raise ValueError(f"Two configs are alike: {alike[0]} and {cell.name}. Remove one.")
-        found.append(cell)
-    return found
+            cell = replace(cell, config={**(cell.config or {}), "dims": dims})
+        key = "" if cell.config is None else _key(cell.config)
+        if key in found:
+            raise ValueError(f"Two configs are alike: {found[key].name} and {cell.name}.")
+        found[key] = cell
+    return list(found.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from statistics import fmean
 
@@ -16,10 +16,10 @@ from PIL import Image
 
 from stas import __version__
 from stas.compare import COLOURS, labelled, write_table
-from stas.comparison import Difference, difference_of_pairs
+from stas.comparison import Difference, all_names, difference, unit_of_pairs
 from stas.files import whole_file
-from stas.paired import DRAWS, FEWEST_PAIRS, NO_DIFFERENCE, TOO_FEW
-from stas.report import html_page, inside
+from stas.metrics import NAMES
+from stas.report import how_to_read, html_page, inside
 from stas.study import Cell, in_words
 from stas.study_runner import StudyRun
 
@@ -50,40 +50,44 @@ class AxisTable:
 def axis_table(run: StudyRun, axis: str) -> AxisTable:
     """Paired differences of each value of an axis against steering off.
 
-    The pairs are of prompts: a prompt's samples are averaged first, since they are alike, and in a
-    study of every combination so are the cells that share the value. With one prompt alone the
-    pairs are of its seeds, and speak of that prompt.
+    Pairs are those of `stas.comparison.difference`: a prompt counts once. In a study of every
+    combination a sample's cells that share the value are averaged.
     """
     rows = run.study.cells_of(axis)
-    off = run.cells[0]
-    measures = list(next(iter(run.finished.values())).summary())
-    numbers = {key: found.summary() for key, found in run.finished.items()}
+    off = run.cells[0].name
+    numbers = {key: found.metrics.summary() for key, found in run.finished.items()}
+    measures = all_names(numbers.values())
 
-    def pairs(measure: str, cells: Sequence[Cell]) -> list[tuple[float, float]]:
-        by_unit: dict[str, list[tuple[float, float]]] = {}
+    def pairs(measure: str, cells: Sequence[Cell]) -> dict[str, tuple[float, float]]:
+        found = {}
         for sample in run.samples:
-            keys = [(sample.name, cell.name) for cell in (off, *cells)]
-            if not all(key in numbers for key in keys):
-                continue
-            before, *after = (numbers[key].get(measure, float("nan")) for key in keys)
-            if isfinite(before) and all(map(isfinite, after)):
-                unit = sample.prompt if len(set(run.study.prompts)) > 1 else sample.name
-                by_unit.setdefault(unit, []).append((before, fmean(after)))
-        return [
-            (fmean(b for b, _ in found), fmean(a for _, a in found)) for found in by_unit.values()
-        ]
+            keys = [(sample.name, name) for name in (off, *(cell.name for cell in cells))]
+            if all(key in numbers for key in keys):
+                before, *after = (numbers[key].get(measure, nan) for key in keys)
+                found[sample.name] = (before, fmean(after))
+        return found
 
-    table = [
-        [difference_of_pairs(measure, value, pairs(measure, cells)) for value, cells in rows]
-        for measure in measures
-    ]
     return AxisTable(
         axis=axis,
         values=[value for value, _ in rows],
         measures=measures,
-        differences=table,
-        before=[next((d.before for d in row if d.found), float("nan")) for row in table],
+        differences=[
+            [
+                difference(measure, value, run.samples, pairs(measure, cells))
+                for value, cells in rows
+            ]
+            for measure in measures
+        ],
+        before=[
+            _mean(numbers[s.name, off].get(m, nan) for s in run.samples if (s.name, off) in numbers)
+            for m in measures
+        ],
     )
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [value for value in values if isfinite(value)]
+    return fmean(known) if known else nan
 
 
 def write_study_report(run: StudyRun) -> Path:
@@ -108,8 +112,9 @@ def write_study_report(run: StudyRun) -> Path:
     for table in tables:
         with whole_file(run.folder / f"{table.axis}.png") as temporary:
             draw_axis(table).savefig(temporary)
-        with whole_file(run.folder / f"{table.axis}-frames.png") as temporary:
-            _frames(run, table.axis).save(temporary)
+        if (picture := _frames(run, table.axis)) is not None:
+            with whole_file(run.folder / f"{table.axis}-frames.png") as temporary:
+                picture.save(temporary)
     path = run.folder / "report.html"
     with whole_file(path) as temporary:
         page = html_page(run.study.name, _body(run, tables))
@@ -126,7 +131,7 @@ def _value_rows(run: StudyRun) -> Iterator[Sequence[object]]:
                 continue
             config = {**(cell.config or {}), **cell.values}
             values = [in_words(config[axis]) if axis in config else "" for axis in axes]
-            for measure, value in found.summary().items():
+            for measure, value in found.metrics.summary().items():
                 yield [cell.name, *values, sample.name, sample.prompt, sample.seed, measure, value]
 
 
@@ -154,10 +159,6 @@ def _difference_rows(tables: Sequence[AxisTable]) -> Iterator[Sequence[object]]:
                 yield [*head, *numbers, each.words]
 
 
-def _told(difference: Difference) -> bool:
-    return difference.found is not None and difference.words not in (NO_DIFFERENCE, TOO_FEW)
-
-
 def _counts(table: AxisTable) -> list[str]:
     """The pairs of each value, as a range where measures differ in it."""
     texts = []
@@ -168,10 +169,10 @@ def _counts(table: AxisTable) -> list[str]:
     return texts
 
 
-def _cell(difference: Difference) -> str:
-    if difference.found is None:
+def _cell(each: Difference) -> str:
+    if each.found is None:
         return "-"
-    return f"{difference.found.difference:+.3g} ({difference.interval})"
+    return f"{each.found.difference:+.3g} ({each.interval})"
 
 
 def markdown(run: StudyRun, tables: Sequence[AxisTable]) -> Iterator[str]:
@@ -184,7 +185,7 @@ def markdown(run: StudyRun, tables: Sequence[AxisTable]) -> Iterator[str]:
         for measure, before, row in zip(
             table.measures, table.before, table.differences, strict=True
         ):
-            cells = (f"**{_cell(each)}**" if _told(each) else _cell(each) for each in row)
+            cells = (f"**{_cell(each)}**" if each.told else _cell(each) for each in row)
             yield f"| {measure} | {before:.4g} | {' | '.join(cells)} |"
         yield f"| n | | {' | '.join(_counts(table))} |\n"
 
@@ -192,27 +193,25 @@ def markdown(run: StudyRun, tables: Sequence[AxisTable]) -> Iterator[str]:
 def _lead(run: StudyRun, tables: Sequence[AxisTable]) -> Iterator[str]:
     study = run.study
     prompts, per_prompt = len(set(study.prompts)), study.samples_per_prompt
-    unit = "prompts" if prompts > 1 else "seeds of one prompt"
-    arguments = ", ".join(f"{key} {value}" for key, value in sorted(study.arguments.items()))
+    made = next(iter(run.finished.values())).manifest
+    arguments = ", ".join(
+        f"{key} {value}" for key, value in sorted(made.arguments.items()) if key != "prompt"
+    )
     yield (
         f"{len(run.finished)} of {run.videos} videos: {len(run.cells)} settings x {prompts} "
         f"prompt{'s' * (prompts > 1)} x {per_prompt} seed{'s' * (per_prompt > 1)}, "
-        f"model {study.model}, stas {__version__}"
-        f"{f', {arguments}' if arguments else ''}."
+        f"model {study.model} on {made.device}, stas {__version__}, {arguments}."
     )
-    comparisons = sum(len(row) for table in tables for row in table.differences)
-    yield (
-        f"Each value minus steering off, mean over pairs of {unit}, with the 95 % percentile "
-        f"bootstrap interval ({DRAWS:,} draws), n at least {FEWEST_PAIRS} for a verdict. Higher "
-        "or lower is not better or worse by itself: a still picture flickers least. Of "
-        f"{comparisons} comparisons about {comparisons / 20:.0f} would stand out by chance alone."
-    )
+    rows = [each for table in tables for row in table.differences for each in row]
+    yield f"Each value minus steering off. {how_to_read(unit_of_pairs(run.samples), rows)}"
+    if missing := [name for name in NAMES if name not in run.names]:
+        yield f"Not measured: {', '.join(missing)}."
     if base := {name: in_words(value) for name, value in study.base.items()}:
         yield "Base: " + ", ".join(f"{name} {value}" for name, value in base.items()) + "."
-    for cell in run.study.cells():
-        if cell.dims_class is not None:
-            config = next(c.config for c in run.cells if c.name == cell.name) or {}
-            yield f"The {cell.dims_class} dimensions: {', '.join(map(str, config['dims']))}."
+    classes = {cell.name: cell.dims_class for cell in run.study.cells() if cell.dims_class}
+    found = {classes[c.name]: c.config["dims"] for c in run.cells if c.config and c.name in classes}
+    for name, dims in found.items():
+        yield f"The {name} dimensions: {in_words(dims)}."
 
 
 def draw_axis(table: AxisTable) -> Figure:
@@ -226,7 +225,7 @@ def draw_axis(table: AxisTable) -> Figure:
         for measure, row in zip(table.measures, table.differences, strict=True)
         if ", within chunks" not in measure and any(each.found for each in row)
     ]
-    lines = -(-len(shown) // PANELS)
+    lines = max(1, -(-len(shown) // PANELS))
     figure = Figure(figsize=(8.0, 0.5 + 1.75 * lines), dpi=100, layout="constrained")
     panels = figure.subplots(lines, PANELS, squeeze=False).ravel()
     places = np.arange(len(table.values))
@@ -235,7 +234,7 @@ def draw_axis(table: AxisTable) -> Figure:
         for place, each in zip(places, row, strict=True):
             if (found := each.found) is None:
                 continue
-            told = _told(each)
+            told = each.told
             axes.plot([place, place], [found.low, found.high], color=COLOURS[0], linewidth=1.6)
             axes.plot(
                 place,
@@ -264,23 +263,21 @@ def _short(value: str) -> str:
     return value if len(value) <= 14 else f"{value[:13]}…"
 
 
-def _frames(run: StudyRun, axis: str) -> Image.Image:
-    """Frames of the first sample under every value of an axis, one below the other."""
-    cells = [run.cells[0]] + [
-        next(cell for cell in run.cells if cell.name == found[0].name)
-        for _, found in run.study.cells_of(axis)
-    ]
+def _frames(run: StudyRun, axis: str) -> Image.Image | None:
+    """Frames of the first whole sample under every value of an axis, one below the other."""
+    names = [run.cells[0].name, *(found[0].name for _, found in run.study.cells_of(axis))]
+    numbers = [next(i for i, cell in enumerate(run.cells) if cell.name == n) for n in names]
     sample = next(
-        (s for s in run.samples if all((s.name, c.name) in run.finished for c in cells)), None
+        (s for s in run.samples if all((s.name, name) in run.finished for name in names)), None
     )
+    if sample is None:
+        return None
     rows = []
-    for cell in cells:
-        if sample is not None:
-            path = run.stem(cell, sample)
-            with Image.open(path.with_name(path.name + ".png")) as picture:
-                frames = np.asarray(picture.convert("RGB"))[None]
-            rows.append(labelled(frames, f"{cell.name}: {sample.prompt}")[0])
-    return Image.fromarray(np.concatenate(rows)) if rows else Image.new("RGB", (8, 8))
+    for number, name in zip(numbers, names, strict=True):
+        with Image.open(run.file(number, sample, ".png")) as picture:
+            frames = np.asarray(picture.convert("RGB"))[None]
+        rows.append(labelled(frames, f"{name}: {sample.prompt}")[0])
+    return Image.fromarray(np.concatenate(rows))
 
 
 def _body(run: StudyRun, tables: Sequence[AxisTable]) -> Iterable[str]:
@@ -292,19 +289,38 @@ def _body(run: StudyRun, tables: Sequence[AxisTable]) -> Iterable[str]:
         alt = escape(f"Differences over {table.axis}")
         yield f'<img class="curves" alt="{alt}" src="{inside(run.folder / f"{table.axis}.png")}">'
         yield from _html_table(table)
-        alt = escape(f"Frames of one sample over {table.axis}")
-        yield f'<img alt="{alt}" src="{inside(run.folder / f"{table.axis}-frames.png")}">'
+        if (path := run.folder / f"{table.axis}-frames.png").is_file():
+            alt = escape(f"Frames of one sample over {table.axis}")
+            yield f'<img alt="{alt}" src="{inside(path)}">'
     yield "<h2>Settings</h2><ul>"
     for cell in run.cells:
-        config = "nothing is steered"
-        if cell.config is not None:
-            config = ", ".join(
-                f"{key} {in_words(value)}"
-                for key, value in cell.config.items()
-                if value is not None
-            )
-        yield f"<li><strong>{escape(cell.name)}</strong>: {escape(config)}</li>"
+        yield f"<li><strong>{escape(cell.name)}</strong>: {escape(_settings(run, cell))}</li>"
     yield "</ul>"
+
+
+def _settings(run: StudyRun, cell: Cell) -> str:
+    """A cell's config, and whether it did anything."""
+    if cell.config is None:
+        return "nothing is steered"
+    text = ", ".join(
+        f"{key} {in_words(value)}" for key, value in cell.config.items() if value is not None
+    )
+    made = [found.manifest for (_, name), found in run.finished.items() if name == cell.name]
+    dims = {in_words(e["dims"]) for m in made for e in (m.dims or {}).values()}
+    plain = {
+        name: found.manifest.frames["sha256"]
+        for (name, each), found in run.finished.items()
+        if each == run.cells[0].name
+    }
+    same: int = sum(
+        plain.get(sample) == found.manifest.frames["sha256"]
+        for (sample, name), found in run.finished.items()
+        if name == cell.name
+    )
+    said = f"{text}. Steered dimensions: {' or '.join(sorted(dims)) or 'none'}."
+    if same:
+        said += f" {same} of {len(made)} videos equal those without steering in every pixel."
+    return said
 
 
 def _html_table(table: AxisTable) -> Iterator[str]:
@@ -314,7 +330,7 @@ def _html_table(table: AxisTable) -> Iterator[str]:
     yield "</tr></thead><tbody>"
     for measure, before, row in zip(table.measures, table.before, table.differences, strict=True):
         cells = "".join(
-            f"<td{' class=told' * _told(each)} title='{each.words}'>{_cell(each)}</td>"
+            f"<td{' class=told' * each.told} title='{each.words}'>{_cell(each)}</td>"
             for each in row
         )
         yield f"<tr><td>{escape(measure)}</td><td>{before:.4g}</td>{cells}</tr>"
