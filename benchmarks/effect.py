@@ -13,20 +13,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import WanPipeline
 from rich.progress import track
-from safetensors.torch import load_model
 
 import stas
 from benchmarks.timing import report
 from stas.paired import paired_difference
 from stas.pipelines import BUNDLED_MODEL, call_arguments, generate
-from training.classifier import LABELS, Classifier, truth
-from training.clips import MOTIONS, Scene
-from training.evaluate import JUDGE, chosen_scenes
+from training.classifier import LABELS
+from training.clips import MOTIONS
+from training.evaluate import chosen_scenes
+from training.truth import truth
 
 FIRST_SEED = 10_000
 CONFIGS: dict[str, stas.STASConfig | None] = {
@@ -35,16 +34,6 @@ CONFIGS: dict[str, stas.STASConfig | None] = {
     "on, all blocks": stas.STASConfig(blocks="all"),
     "on, all blocks, scale 3": stas.STASConfig(blocks="all", scale=3.0),
 }
-
-
-@torch.no_grad()
-def log_probabilities(judge: Classifier, frames: Any, scene: Scene) -> dict[str, float]:
-    clip = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-    said = truth(scene)
-    return {
-        label: logits.log_softmax(1)[0, LABELS[label].index(said[label])].item()
-        for label, logits in judge(clip).items()
-    }
 
 
 def against_off(off: torch.Tensor, on: torch.Tensor) -> dict[str, object]:
@@ -65,8 +54,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     pipeline = WanPipeline.from_pretrained(BUNDLED_MODEL, dtype=torch.float32)
-    judge = Classifier().eval()
-    load_model(judge, JUDGE)
     scenes = chosen_scenes(150, "held-out")
     if options.motion:
         scenes = [scene for scene in scenes if scene.things[0].motion == options.motion]
@@ -79,8 +66,9 @@ def main() -> None:
         for name, config in CONFIGS.items():
             with contextlib.nullcontext() if config is None else stas.steer(pipeline, config):
                 frames = generate(pipeline, arguments, FIRST_SEED + pair)
-            for label, value in log_probabilities(judge, frames, scene).items():
-                scores[name][label].append(value)
+            found = truth(frames, scene.caption)
+            for label in LABELS:
+                scores[name][label].append(found[f"{label}, log-probability"])
     table = {name: {k: torch.tensor(v) for k, v in rows.items()} for name, rows in scores.items()}
     result = {
         label: {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ LABELS = {
     "motion": MOTIONS,
     "background": tuple(BACKGROUNDS),
 }
+JUDGE = Path(__file__).with_name("judge.safetensors")
 SIDE = 64  # clips are scaled down to this
 
 
@@ -65,7 +67,7 @@ class Classifier(nn.Module):
         return [{key: LABELS[key][best[key][i]] for key in LABELS} for i in range(len(clips))]
 
 
-def truth(scene: Scene) -> dict[str, str]:
+def labels_of(scene: Scene) -> dict[str, str]:
     """What a scene with one thing shows."""
     (thing,) = scene.things
     return {
@@ -91,7 +93,7 @@ class ClassifierObjective:
         rng = random.Random(f"classifier {self.recipe.seed} {step} {rank()}")
         count = self.recipe.classifier.batch // world_size()
         scenes = draw_scenes(count, "train", rng)
-        labels = [[LABELS[name].index(truth(s)[name]) for name in LABELS] for s in scenes]
+        labels = [[LABELS[name].index(labels_of(s)[name]) for name in LABELS] for s in scenes]
         strengths = [rng.uniform(0, 0.2), rng.uniform(0, 0.1)]  # of the noise: latents, pixels
         tensors = (torch.tensor(labels), torch.tensor(strengths), *place(scenes, rng))
         return tuple(tensor.to(self.device) for tensor in tensors)

@@ -11,7 +11,8 @@ import hashlib
 import itertools
 import math
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, NamedTuple
@@ -77,6 +78,39 @@ class Scene:
     @property
     def caption(self) -> str:
         return f"{' and '.join(map(str, self.things))} on a {self.background} background"
+
+
+def _any_of(words: Iterable[str]) -> str:
+    return f"({'|'.join(words)})"
+
+
+_THING = f"a (?:{_any_of(filter(None, RADIUS))} )?" + " ".join(
+    map(_any_of, (COLOURS, SHAPES, MOTIONS))
+)
+_CAPTION = re.compile(f"{_THING}(?: and {_THING})? on a {_any_of(BACKGROUNDS)} background")
+
+
+def read_caption(text: str) -> Scene:
+    """The scene that a caption says, the inverse of `Scene.caption`.
+
+    Raises:
+        ValueError: It is not of the grammar; the message has it.
+
+    Example:
+        >>> read_caption("a small red ring growing on a gray background").things
+        (Thing(size='small', colour='red', shape='ring', motion='growing'),)
+    """
+    found = _CAPTION.fullmatch(text)
+    if not found:
+        raise ValueError(
+            "A caption reads 'a [small|large] COLOUR SHAPE MOTION on a BACKGROUND background', or "
+            f"has two such things joined by 'and', but got {text!r}. COLOUR: "
+            f"{', '.join(COLOURS)}. SHAPE: {', '.join(SHAPES)}. MOTION: {', '.join(MOTIONS)}. "
+            f"BACKGROUND: {', '.join(BACKGROUNDS)}."
+        )
+    *words, background = (word or "" for word in found.groups())
+    things = (Thing(*words[:4]), Thing(*words[4:]))
+    return Scene(things if things[1].shape else things[:1], background)
 
 
 def _is_held_out(thing: Thing, background: str) -> bool:

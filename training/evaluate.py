@@ -21,12 +21,10 @@ from safetensors.torch import load_model
 from stas.pipelines import BUNDLED_MODEL
 from stas.tokens import TokenGrid
 from stas.video import strip, to_frames
-from training.classifier import LABELS, Classifier, truth
+from training.classifier import JUDGE, LABELS, Classifier, labels_of
 from training.clips import Scene, Split, draw_scenes, render
 from training.export import Magnitudes, activation_report, write_json
 from training.loop import log
-
-JUDGE = Path(__file__).with_name("judge.safetensors")
 
 
 def wilson(right: int, total: int) -> tuple[float, float]:
@@ -72,7 +70,9 @@ def accuracies(seen: Sequence[dict[str, str]], scenes: Sequence[Scene]) -> dict[
     """Per label: the share named as the caption says, its 95 % interval, and chance."""
     table = {}
     for label, values in LABELS.items():
-        right = sum(s[label] == truth(scene)[label] for s, scene in zip(seen, scenes, strict=True))
+        right = sum(
+            s[label] == labels_of(scene)[label] for s, scene in zip(seen, scenes, strict=True)
+        )
         low, high = wilson(right, len(scenes))
         table[label] = {
             "right": right,
