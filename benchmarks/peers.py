@@ -22,7 +22,7 @@ import statistics
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -54,6 +54,7 @@ from stas.metrics import measure
 from stas.paired import paired_difference
 from stas.pipelines import BUNDLED_MODEL, call_arguments, frame_map, generate
 from stas.video import Frames, to_frames
+from training.classifier import LABELS
 from training.evaluate import chosen_scenes, contact_sheet
 from training.truth import truth
 
@@ -62,11 +63,9 @@ BASELINE = "CFG"
 AGAIN = "CFG again"
 
 # Measures of the truth by which way is better; what the frames measure has no better way.
+LOG = ", log-probability"
 HIGHER = (
-    "shape, log-probability",
-    "colour, log-probability",
-    "motion, log-probability",
-    "background, log-probability",
+    *(f"{label}{LOG}" for label in LABELS),
     "all right",
     "object found",
 )
@@ -268,6 +267,25 @@ def short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
+def mean(values: Iterable[float]) -> float | None:
+    """Over the videos that have a value; None if none has."""
+    known = [value for value in values if math.isfinite(value)]
+    return short(statistics.mean(known)) if known else None
+
+
+def named(plain: Iterable[float], other: Iterable[float]) -> dict[str, int]:
+    """How many videos the judge names as the caption does, and how many changed sides.
+
+    From log-probabilities; above a half no other word can be likelier.
+    """
+    sides = [(a > -math.log(2), b > -math.log(2)) for a, b in zip(plain, other, strict=True)]
+    return {
+        "right": sum(now for _, now in sides),
+        "gained": sum(now and not before for before, now in sides),
+        "lost": sum(before and not now for before, now in sides),
+    }
+
+
 def words(name: str) -> tuple[str, str]:
     """What a difference below and above zero is called."""
     if name in HIGHER:
@@ -296,7 +314,11 @@ def summarise(rounds: list[dict[str, Record]], maker: Maker) -> dict[str, object
     table: dict[str, object] = {}
     for name, records in by_method.items():
         method = maker.methods[name]
-        settings = {k: v for k, v in method.guider.config.items() if not k.startswith("_")}
+        settings = {
+            key: asdict(value) if is_dataclass(value) else value
+            for key, value in method.guider.config.items()
+            if not key.startswith("_")
+        }
         times = Times.of([r.seconds / p.seconds for r, p in zip(records, plain, strict=True)])
         table[name] = {
             "guider": type(method.guider).__name__,
@@ -309,17 +331,20 @@ def summarise(rounds: list[dict[str, Record]], maker: Maker) -> dict[str, object
             "same video as CFG": sum(r.change == 0 for r in records),
             "change of a pixel": short(statistics.mean(r.change for r in records)),
         }
-    measures: dict[str, object] = {}
+    measures: dict[str, dict[str, object]] = {}
     for measured in (*HIGHER, *LOWER, *FRAMES):
         values = {n: [r.measures[measured] for r in records] for n, records in by_method.items()}
         measures[measured] = {
-            "mean": {n: short(float(np.nanmean(column))) for n, column in values.items()},
+            "mean": {n: mean(column) for n, column in values.items()},
             "against CFG": {
                 n: against(values[BASELINE], column, measured)
                 for n, column in values.items()
                 if n not in (BASELINE, AGAIN)
             },
         }
+        if measured.endswith(LOG):
+            verdicts = {n: named(values[BASELINE], column) for n, column in values.items()}
+            measures[measured]["named"] = verdicts
     return {
         "diffusers": diffusers.__version__,
         "rounds": len(rounds),
