@@ -32,6 +32,7 @@ pictures: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python -m docs.make_models
+	$(BIN)/python -m docs.make_peers
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Setting up .venv: a minute or more, most of it for torch."

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from stas.files import whole_file
+
 
 @dataclass(frozen=True)
 class Times:
@@ -89,5 +91,6 @@ def report(name: str, result: Mapping[str, object], path: Path | None) -> None:
     print(text)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
+        with whole_file(path) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
     sys.stdout.flush()

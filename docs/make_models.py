@@ -33,11 +33,16 @@ def table() -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def page(text: str) -> str:
-    """The page with the table that the rows give."""
+def filled(text: str, made: str) -> str:
+    """The page with `made` between its two marks."""
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    return f"{before}{BEGIN}{table()}{END}{after}"
+    return f"{before}{BEGIN}{made}{END}{after}"
+
+
+def page(text: str) -> str:
+    """The page with the table that the rows give."""
+    return filled(text, table())
 
 
 def main() -> None:
