@@ -33,6 +33,7 @@ pictures: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/python -m docs.make_models
 	$(BIN)/python -m docs.make_peers
+	$(BIN)/python -m docs.make_defaults
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Setting up .venv: a minute or more, most of it for torch."

@@ -69,7 +69,7 @@ HIGHER = (
     "all right",
     "object found",
 )
-LOWER = ("path roughness", "size roughness", "colour error", "background error")
+LOWER = ("path roughness", "size roughness", "colour error")
 FRAMES = (
     "pixel difference",
     "ssim",

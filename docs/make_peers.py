@@ -21,7 +21,6 @@ SAID = ("better", "worse", "higher", "lower")
 UNITS = {  # of what is too small to be read as it is
     "path roughness": (1e-3, "thousandths"),
     "size roughness": (1e-3, "thousandths"),
-    "background error": (1e-3, "thousandths"),
     "ssim": (1e-3, "thousandths"),
     "warping error, within chunks": (1e-6, "millionths"),
     "warping error, across chunks": (1e-6, "millionths"),
