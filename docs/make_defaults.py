@@ -43,6 +43,8 @@ def table(study: str, axis: str) -> Iterator[str]:
         rows = [row for row in csv.DictReader(file) if row["axis"] == axis]
     found = {(row["measure"], row["value"]): row for row in rows}
     values = list(dict.fromkeys(row["value"] for row in rows))
+    if not rows:
+        raise ValueError(f"The study {study} has no axis {axis}.")
     yield f"| measure | off | {' | '.join(values)} |"
     yield "|" + "---|" * (len(values) + 2)
     for measure in MEASURES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -11,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from docs import make_defaults
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
@@ -80,6 +83,17 @@ def test_the_accuracies_in_training_are_those_of_the_results():
     blocks = results["activations"]
     ratios = " | ".join(f"{block['ratios'][0]:.1f}" for block in blocks)
     assert f"| all tokens | {ratios} |" in text
+
+
+def test_the_tables_of_the_defaults_are_those_of_the_studies():
+    text = make_defaults.PAGE.read_text(encoding="utf-8")
+    assert make_defaults.fill(text) == text
+    with (make_defaults.STUDIES / "defaults/differences.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for axis in ("blocks", "branches"):
+        right = [row for row in rows if (row["axis"], row["measure"]) == (axis, "all right")]
+        assert {row["words"] for row in right} == {"no difference shown"}
+        assert {row["n"] for row in right} == {"64"}
 
 
 def test_the_readmes_figures_are_those_of_the_results():
