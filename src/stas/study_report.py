@@ -247,7 +247,7 @@ def draw_axis(table: AxisTable) -> Figure:
         axes.set_title(measure, fontsize=8)
         axes.set_xticks(places, [_short(value) for value in table.values], fontsize=7, rotation=30)
         axes.tick_params(axis="y", labelsize=7)
-        axes.margins(x=0.08)
+        axes.set_xlim(-0.5, len(places) - 0.5)  # the same in every panel, with or without numbers
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
     count = max((each.found.pairs for _, row in shown for each in row if each.found), default=0)
