@@ -48,15 +48,19 @@ def table(study: str, axis: str) -> Iterator[str]:
     yield f"| measure | off | {' | '.join(values)} |"
     yield "|" + "---|" * (len(values) + 2)
     for measure in MEASURES:
-        off = float(found[measure, values[0]]["mean off"])
+        # Of the value with most pairs: those of others lack videos without an object.
+        fullest = max(values, key=lambda value: int(found[measure, value]["n"] or 0))
+        off = float(found[measure, fullest]["mean off"])
         cells = " | ".join(cell(found[measure, value]) for value in values)
         yield f"| {measure} | {off:.3g} | {cells} |"
-    counts = [sorted({int(row["n"]) for row in rows if row["value"] == v}) for v in values]
+    counts = [sorted({int(row["n"] or 0) for row in rows if row["value"] == v}) for v in values]
     spans = (str(n[0]) if n[0] == n[-1] else f"{n[0]} to {n[-1]}" for n in counts)
     yield f"| pairs | | {' | '.join(spans)} |"
 
 
 def cell(row: dict[str, str]) -> str:
+    if not row["difference"]:
+        return "-"  # no pair has a number
     difference, low, high = (f"{float(row[name]):+.2g}" for name in ("difference", "low", "high"))
     text = f"{difference} ({low} to {high})"
     return text if row["words"] in (NO_DIFFERENCE, TOO_FEW) else f"**{text}**"
