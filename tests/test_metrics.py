@@ -367,3 +367,16 @@ def test_a_head_and_an_encoder_that_do_not_belong_together_are_refused(clip, tmp
     dino = save_encoder("dino", tmp_path / "dino")
     with pytest.raises(ValueError, match="a ViTModel, and no CLIP model"):
         metrics.load_aesthetic(tmp_path / "head.pth", str(dino))
+
+
+@pytest.mark.parametrize("returned", [3, {"x": "bright"}, None])
+def test_a_measure_of_ones_own_returns_numbers_by_name(returned):
+    def broken(frames, prompt):
+        return returned
+
+    with pytest.raises(ValueError, match=r"broken must return numbers by name, .* returned"):
+        metrics.measure(shifted(3), FrameMap(4), (), own=[broken])
+    found = metrics.measure(
+        shifted(3), FrameMap(4), (), own=[lambda f, p: {"n": len(p)}], prompt="ab"
+    )
+    assert found.summary() == {"n": 2.0}

@@ -379,8 +379,20 @@ def measure(
         curves=curves,
         frames=values,
         cross=cross_chunk(len(frames), frame_map),
-        numbers={key: float(value) for each in own for key, value in each(frames, prompt).items()},
+        numbers={key: value for each in own for key, value in _own(each, frames, prompt).items()},
     )
+
+
+def _own(function: Measure, frames: Frames, prompt: str) -> dict[str, float]:
+    found = function(frames, prompt)
+    try:
+        return {str(name): float(value) for name, value in found.items()}
+    except (AttributeError, TypeError, ValueError):
+        name = getattr(function, "__qualname__", repr(function))
+        raise ValueError(
+            f"The measure {name} must return numbers by name, as in {{'brightness': 0.4}}, but "
+            f"returned {found!r:.80}."
+        ) from None
 
 
 def load_measure(source: str) -> Measure:
@@ -400,7 +412,8 @@ def load_measure(source: str) -> Measure:
         Traceback (most recent call last):
         ...
         ValueError: The measure 'math:no_such_function' can't be loaded: module 'math' has no \
-attribute 'no_such_function'. Expected module:function with a function of frames and prompt.
+attribute 'no_such_function'. Expected module:function with a function of frames and prompt, the \
+module installed or in the working folder.
     """
     module, _, name = source.partition(":")
     if "" not in sys.path and (here := str(Path.cwd())) not in sys.path:
@@ -411,7 +424,7 @@ attribute 'no_such_function'. Expected module:function with a function of frames
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"The measure {source!r} can't be loaded: {error}. Expected module:function with a "
-            "function of frames and prompt."
+            "function of frames and prompt, the module installed or in the working folder."
         ) from error
     return cast(Measure, function)
 

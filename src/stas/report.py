@@ -167,8 +167,8 @@ def how_to_read(unit: str, rows: Sequence[Difference]) -> str:
     return (
         f"The pairs, n, are {unit}{'' if unit == 'prompts' else ' of one prompt'}; intervals are "
         f"of the bootstrap ({DRAWS:,} draws, expanded percentiles). “{NO_DIFFERENCE}” where one "
-        f"holds zero; “{TOO_FEW}” below {FEWEST_PAIRS} pairs. Higher or lower is not better or "
-        f"worse by itself: a still picture flickers least.{chance}"
+        f"holds zero; “{TOO_FEW}” where one of fewer than {FEWEST_PAIRS} pairs does not. Higher or "
+        f"lower is not better or worse by itself: a still picture flickers least.{chance}"
     )
 
 

@@ -253,7 +253,7 @@ def draw_axis(table: AxisTable) -> Figure:
     count = max((each.found.pairs for _, row in shown for each in row if each.found), default=0)
     figure.suptitle(
         f"{table.axis}: difference from steering off, 95 % interval, n up to {count}; filled where "
-        "it leaves out zero",
+        "a difference is shown",
         fontsize=9,
     )
     return figure
