@@ -18,7 +18,7 @@ def files(folder):
 def interrupt(folder, *arguments):
     """Runs `stas ARGUMENTS` in a folder and presses Ctrl-C once the denoising has begun."""
     if os.name != "posix":
-        pytest.skip("sends SIGINT")
+        pytest.skip("sends SIGINT, which other systems have no way to send to one process")
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -168,6 +168,14 @@ def test_a_loop_that_starts_in_the_middle_is_followed_from_its_start(forwards):
             forwards.total, forwards.steered = 0, []
             restyle(pipeline, num_inference_steps=20, strength=0.5, guidance_scale=1.0)
             assert (forwards.total, forwards.steered) == (10, [0, 1, 2, 3])
+    for scheduler in (pipeline.scheduler, flow(UniPCMultistepScheduler)):
+        with stas.record(pipeline) as recording:
+            pipeline.scheduler = scheduler
+            restyle(pipeline, num_inference_steps=20, strength=0.5, guidance_scale=1.0)
+            assert recording.stats.num_steps == 10
+            # A call that uses all of its steps says nothing more than this.
+            scheduler.set_timesteps(20)
+            assert recording._clock.num_steps == 20
 
 
 def test_a_loop_of_no_step_is_left_to_the_pipeline():

@@ -543,7 +543,7 @@ def test_ctrl_c_ends_the_command_with_130(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL")
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL, which other systems do not have")
 def test_a_kill_loses_and_repeats_nothing(tmp_path):
     text = TOML.replace("[1.0, 2.0]", "[1.0, 1.5, 2.0, 2.5]")
     (tmp_path / "s.toml").write_text(text)

@@ -160,11 +160,6 @@ class Study:
             _expect(self.vary == "each", f"intervention decides {both[0]}: vary one of them")
         self.cells()
 
-    @property
-    def videos(self) -> int:
-        """How many videos the whole study has."""
-        return len(self.cells()) * len(self.prompts) * self.samples_per_prompt
-
     def cells(self) -> list[Cell]:
         """All settings, "off" first.
 
