@@ -34,6 +34,7 @@ docs: $(INSTALLED)
 	$(BIN)/python -m docs.make_models
 	$(BIN)/python -m docs.make_peers
 	$(BIN)/python -m docs.make_defaults
+	$(BIN)/python -m docs.make_bundled
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Setting up .venv: a minute or more, most of it for torch."

@@ -15,15 +15,17 @@ from PIL import Image, ImageDraw, ImageFont
 
 import stas
 from stas.pipelines import BUNDLED_MODEL, call_arguments, generate
+from stas.profiles import FOLDER_PROFILE, Profile
 from stas.tokens import REGIONS
 from stas.video import strip
 
+(DIM,) = Profile.load(BUNDLED_MODEL / FOLDER_PROFILE).dims
 PROMPT, SEED = "a red circle moving right on a blue background", 0
 ROWS: dict[str, stas.STASConfig | None] = {
     "off": None,
     "on, the defaults: the middle block, scale 1": stas.STASConfig(),
     "on, all blocks, scale 3": stas.STASConfig(blocks="all", scale=3.0),
-    "not STAS: that dimension (242) zeroed at all tokens of all blocks": stas.STASConfig(
+    f"not STAS: that dimension ({DIM}) zeroed at all tokens of all blocks": stas.STASConfig(
         op="zero", regions=REGIONS, blocks="all"
     ),
     "not STAS: an ordinary dimension (5) zeroed likewise": stas.STASConfig(

@@ -10,6 +10,12 @@ import time
 
 import pytest
 
+from stas.pipelines import BUNDLED_MODEL
+from stas.profiles import FOLDER_PROFILE, Profile
+
+BUNDLED_DIMS = Profile.load(BUNDLED_MODEL / FOLDER_PROFILE).dims
+DIMS = ", ".join(map(str, BUNDLED_DIMS))  # as the command line and the reports name them
+
 
 def files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())

@@ -19,7 +19,7 @@ from stas.models import MODELS
 from stas.pipelines import BUNDLED_MODEL
 from stas.profiles import FOLDER_PROFILE
 from stas.video import GAP, read_video, to_frames
-from tests.command import files, interrupt
+from tests.command import BUNDLED_DIMS, DIMS, files, interrupt
 from tests.tiny import tiny_wan
 
 PROMPT = "a red circle moving right on a blue background"
@@ -80,13 +80,13 @@ def test_generate_makes_video_strip_and_manifest(run, tmp_path):
     assert files(tmp_path) == [f"new/folder/fox.{kind}" for kind in ("json", "mp4", "png")]
     assert "new/folder/fox.mp4 (5 frames, 64x64, 8 fps) made in" in out
     assert out.rstrip().endswith("steered") and "not steered" not in out
-    assert re.search(r"1 of 8 blocks, dims 242: profile .* \(massive\)", err)
+    assert re.search(rf"1 of 8 blocks, dims {DIMS}: profile .* \(massive\)", err)
     assert "step 5 of 5" in err
     assert read_video("new/folder/fox.mp4").shape == (5, 64, 64, 3)
     assert Image.open("new/folder/fox.png").size == (5 * 64 + 4 * GAP, 64)
     manifest = json.loads((tmp_path / "new/folder/fox.json").read_text())
     assert manifest["arguments"]["prompt"] == PROMPT
-    assert manifest["dims"]["transformer"]["dims"] == [242]
+    assert manifest["dims"]["transformer"]["dims"] == list(BUNDLED_DIMS)
     assert manifest["steering"]["stop"] == 0.4
 
 
@@ -217,7 +217,7 @@ def test_a_run_with_detected_dims_is_repeated_bit_for_bit(run, tmp_path):
     options = ("--model", "unprofiled", "--blocks", "all")
     code, _, err = run("generate", PROMPT, *SMALL, *options, "-o", "a.mp4")
     assert code == 0
-    assert "detected on the first forward: dimension 242 at" in err
+    assert f"detected on the first forward: dimension {BUNDLED_DIMS[0]} at" in err
     assert "Identical" in run("generate", "--manifest", "a.json")[1]
     folder.rename(tmp_path / "moved")
     repeated = run("generate", "--manifest", "a.json", "--model", "moved", "-o", "b.mp4")

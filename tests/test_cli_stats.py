@@ -8,7 +8,7 @@ import re
 import pytest
 
 from stas.stats import ActivationStats
-from tests.command import files
+from tests.command import BUNDLED_DIMS, files
 
 FEW = ["--steps", "2", "--frames", "5", "-n", "1"]
 
@@ -16,12 +16,12 @@ FEW = ["--steps", "2", "--frames", "5", "-n", "1"]
 def test_record_then_plot(run, tmp_path):
     code, out, _ = run("record", "-o", "out/s.safetensors", *FEW)
     assert code == 0
-    assert re.search(r"242 +\d+\.\d +massive", out)
+    assert re.search(rf"{BUNDLED_DIMS[0]} +\d+\.\d +massive", out)
     stats = ActivationStats.load(tmp_path / "out/s.safetensors")
     assert stats.samples == dict.fromkeys(
         [(step, branch) for step in range(2) for branch in ("cond", "uncond")], 1
     )
-    assert stats.map_dims == (242,)
+    assert stats.map_dims[0] == BUNDLED_DIMS[0]
     assert stats.metadata["transformer"] == "WanTransformer3DModel"
     code, out, _ = run("plot", "out/s.safetensors", "-o", "plots")
     assert code == 0
@@ -33,9 +33,9 @@ def test_record_then_plot(run, tmp_path):
 
 def test_profile_is_found_by_generate(run, tmp_path):
     code, out, _ = run("profile", *FEW)
-    assert code == 0 and "dimension 242" in out
+    assert code == 0 and f"dimension {BUNDLED_DIMS[0]}" in out
     (place,) = tmp_path.glob("cache/profiles/*.json")
-    assert json.loads(place.read_text())["dims"] == [242]
+    assert json.loads(place.read_text())["dims"][0] == BUNDLED_DIMS[0]
     code, _, err = run("generate", "a red circle", "--steps", "2", "--frames", "5", "-o", "v.mp4")
     assert code == 0 and "bundled_model (measured)" in err
     code, _, err = run("profile", *FEW)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from docs import make_defaults
+from docs import make_bundled, make_defaults
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
@@ -69,20 +69,10 @@ def test_links_and_pictures_are_there(path):
             assert (path.parent / target).exists(), target
 
 
-def test_the_accuracies_in_training_are_those_of_the_results():
-    results = json.loads((ROOT / "training/results.json").read_text())
-    text = (ROOT / "training/README.md").read_text()
-    for label, seen in results["generated, held-out captions"].items():
-        rendered = results["rendered, same captions"][label]
-        low, high = (f"{100 * bound:.1f}".removesuffix(".0") for bound in seen["interval"])
-        row = (
-            f"| {label} | {seen['right']} of {seen['of']} | {low} % to {high} % | "
-            f"{rendered['right']} of {rendered['of']} | {100 * seen['chance']:g} % |"
-        )
-        assert row in text
-    blocks = results["activations"]
-    ratios = " | ".join(f"{block['ratios'][0]:.1f}" for block in blocks)
-    assert f"| all tokens | {ratios} |" in text
+def test_the_tables_of_the_bundled_model_are_those_of_the_results():
+    text = make_bundled.PAGE.read_text(encoding="utf-8")
+    assert make_bundled.fill(text) == text
+    assert [name for _, name, _ in make_bundled.PLACE.findall(text)] == list(make_bundled.TABLES)
 
 
 def test_the_tables_of_the_defaults_are_those_of_the_studies():
@@ -99,9 +89,8 @@ def test_the_tables_of_the_defaults_are_those_of_the_studies():
 def test_the_readmes_figures_are_those_of_the_results():
     text = " ".join((ROOT / "README.md").read_text().split())
     folder = ROOT / "benchmarks/results"
-    op, overhead, effect = (
-        json.loads((folder / f"{name}.json").read_text())
-        for name in ("steer_op", "overhead", "effect")
+    op, overhead = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("steer_op", "overhead")
     )
     for dtype in ("bfloat16", "float32"):
         stated = int(re.search(rf"(\d+) \({dtype}\)", text)[1])
@@ -110,13 +99,8 @@ def test_the_readmes_figures_are_those_of_the_results():
     for model, stated in (("width 1536, 4 blocks", 0.03), ("bundled model", 2)):
         measured = overhead[model]["inside percent"]["all blocks"]
         assert float(f"{measured:.1g}") == stated
-    training = json.loads((ROOT / "training/results.json").read_text())
+    plain = make_bundled.read("results")["held-out captions"]["plain"]["generated"]
     stated = re.search(r"names (\d+) of (\d+) videos of held-out captions", text)
-    for label in ("shape", "colour", "motion", "background"):
-        judged = training["generated, held-out captions"][label]
-        assert [judged["right"], judged["of"]] == [int(number) for number in stated.groups()]
-        words = {name: row["in words"] for name, row in effect[label]["against off"].items()}
-        assert words["on (defaults)"] == "no difference shown"
-        worse = words["on, all blocks, scale 3"] == "worse"
-        assert worse == (label == "motion")
-        assert effect[label]["against off"]["on (defaults)"]["pairs"] == 128
+    assert stated.groups() == (str(min(row["right"] for row in plain.values())), "256")
+    blocks = [row["ratios"][0] for row in make_bundled.read("results")["activations"]]
+    assert f"({min(blocks):.0f} to {max(blocks):.0f} times the mean in every block)" in text

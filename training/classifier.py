@@ -1,8 +1,9 @@
-"""A judge: a small 3D network that names shape, colour, motion and background of a clip."""
+"""A judge: a small 3D network that names what a clip with one thing shows."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from training.clips import (
     BACKGROUNDS,
     COLOURS,
+    DRIFTS,
     MOTIONS,
     SHAPES,
     Placed,
@@ -29,6 +31,7 @@ LABELS = {
     "colour": tuple(COLOURS),
     "motion": MOTIONS,
     "background": tuple(BACKGROUNDS),
+    "drift": ("none", *DRIFTS),
 }
 JUDGE = Path(__file__).with_name("judge.safetensors")
 SIDE = 64  # clips are scaled down to this
@@ -75,6 +78,7 @@ def labels_of(scene: Scene) -> dict[str, str]:
         "colour": thing.colour,
         "motion": thing.motion,
         "background": scene.background,
+        "drift": scene.drift or "none",
     }
 
 
@@ -92,7 +96,7 @@ class ClassifierObjective:
     def batch(self, step: int) -> tuple[torch.Tensor, ...]:
         rng = random.Random(f"classifier {self.recipe.seed} {step} {rank()}")
         count = self.recipe.classifier.batch // world_size()
-        scenes = draw_scenes(count, "train", rng)
+        scenes = draw_scenes(count, "train", rng, replace(self.recipe.mix, two=0.0))
         labels = [[LABELS[name].index(labels_of(s)[name]) for name in LABELS] for s in scenes]
         strengths = [rng.uniform(0, 0.2), rng.uniform(0, 0.1)]  # of the noise: latents, pixels
         tensors = (torch.tensor(labels), torch.tensor(strengths), *place(scenes, rng))

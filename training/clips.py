@@ -1,8 +1,9 @@
-"""Captioned clips: coloured shapes that move over a plain background, drawn on demand.
+"""Captioned clips: coloured shapes that move over a background, drawn on demand.
 
-A caption reads "a [small|large] COLOUR SHAPE MOTION on a BACKGROUND background", or names two such
-things joined by "and". Everything the caption does not say (place, exact size, starting angle) is
-drawn at random. A clip is drawn from signed distances, so its edges are antialiased at any size.
+A caption reads "a [small|large] COLOUR SHAPE MOTION [at the PLACE] on a [PATTERN] BACKGROUND
+background [drifting DIRECTION]", or names two things joined by "and". Everything the caption does
+not say (place, exact size, starting angle) is drawn at random. A clip is drawn from signed
+distances, so its edges are antialiased at any size.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 import random
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -46,6 +47,20 @@ MOTIONS = (
     "shrinking",
     "standing still",
 )
+STAYING = ("rotating", "growing", "shrinking", "standing still")  # what can have a place
+# Where the middle of a thing is that sits at the picture's border: x and y, shares of its side.
+PLACES = {
+    "left": ((0.12, 0.20), (0.25, 0.75)),
+    "right": ((0.80, 0.88), (0.25, 0.75)),
+    "top": ((0.25, 0.75), (0.12, 0.20)),
+    "bottom": ((0.25, 0.75), (0.80, 0.88)),
+}
+PATTERNS = ("checkered", "dotted")
+PATTERN_SIDE = 0.2  # of a check, and between dots; of the picture's side
+DOT = 0.055  # radius, of the picture's side
+TONE = 0.18  # how far a pattern's second tone is from the background to white
+DRIFTS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+DRIFT = 0.3  # how far a background drifts over a clip, of the picture's side
 RADIUS = {"small": 0.15, "": 0.19, "large": 0.23}  # as a share of the picture's side
 TRAVEL = 0.20  # of the picture's side, to each side of the middle of the path
 HELD_OUT = 0.1
@@ -61,33 +76,64 @@ class Thing:
     colour: str
     shape: str
     motion: str
+    place: str = ""
 
     def __str__(self) -> str:
-        return " ".join(word for word in ("a", self.size, self.colour, self.shape) if word) + (
-            f" {self.motion}"
-        )
+        where = f"at the {self.place}" if self.place else ""
+        return _words("a", self.size, self.colour, self.shape, self.motion, where)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a caption says: one or two things and the background."""
+    """What a caption says: one or two things, the background and how it drifts."""
 
     things: tuple[Thing, ...]
     background: str
+    pattern: str = ""
+    drift: str = ""
 
     @property
     def caption(self) -> str:
-        return f"{' and '.join(map(str, self.things))} on a {self.background} background"
+        things = " and ".join(map(str, self.things))
+        drift = f"drifting {self.drift}" if self.drift else ""
+        return _words(things, "on a", self.pattern, self.background, "background", drift)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What share of drawn scenes is out of the ordinary.
+
+    Args:
+        two: Have two small things.
+        patterned: Have a pattern on the background; four of five of those drift.
+        placed: Of the scenes with one thing that stays where it is: have it at a border of the
+            picture.
+        rotating: Of the scenes with one thing: have it rotate, the hardest motion to learn.
+    """
+
+    two: float = 0.0
+    patterned: float = 0.0
+    placed: float = 0.0
+    rotating: float = 0.0
+
+
+def _words(*words: str) -> str:
+    return " ".join(word for word in words if word)
 
 
 def _any_of(words: Iterable[str]) -> str:
     return f"({'|'.join(words)})"
 
 
-_THING = f"a (?:{_any_of(filter(None, RADIUS))} )?" + " ".join(
-    map(_any_of, (COLOURS, SHAPES, MOTIONS))
+_THING = (
+    f"a (?:{_any_of(filter(None, RADIUS))} )?"
+    + " ".join(map(_any_of, (COLOURS, SHAPES, MOTIONS)))
+    + f"(?: at the {_any_of(PLACES)})?"
 )
-_CAPTION = re.compile(f"{_THING}(?: and {_THING})? on a {_any_of(BACKGROUNDS)} background")
+_CAPTION = re.compile(
+    f"{_THING}(?: and {_THING})? on a (?:{_any_of(PATTERNS)} )?{_any_of(BACKGROUNDS)} background"
+    f"(?: drifting {_any_of(DRIFTS)})?"
+)
 
 
 def read_caption(text: str) -> Scene:
@@ -98,19 +144,23 @@ def read_caption(text: str) -> Scene:
 
     Example:
         >>> read_caption("a small red ring growing on a gray background").things
-        (Thing(size='small', colour='red', shape='ring', motion='growing'),)
+        (Thing(size='small', colour='red', shape='ring', motion='growing', place=''),)
     """
-    found = _CAPTION.fullmatch(text)
-    if not found:
-        raise ValueError(
-            "A caption reads 'a [small|large] COLOUR SHAPE MOTION on a BACKGROUND background', or "
-            f"has two such things joined by 'and', but got {text!r}. COLOUR: "
-            f"{', '.join(COLOURS)}. SHAPE: {', '.join(SHAPES)}. MOTION: {', '.join(MOTIONS)}. "
-            f"BACKGROUND: {', '.join(BACKGROUNDS)}."
-        )
-    *words, background = (word or "" for word in found.groups())
-    things = (Thing(*words[:4]), Thing(*words[4:]))
-    return Scene(things if things[1].shape else things[:1], background)
+    if found := _CAPTION.fullmatch(text):
+        *words, pattern, background, drift = (word or "" for word in found.groups())
+        both = (Thing(*words[:5]), Thing(*words[5:]))
+        things = both if both[1].shape else both[:1]
+        staying = all(thing.motion in STAYING for thing in things if thing.place)
+        if staying and (pattern or not drift):
+            return Scene(things, background, pattern, drift)
+    raise ValueError(
+        "A caption reads 'a [small|large] COLOUR SHAPE MOTION [at the PLACE] on a [PATTERN] "
+        "BACKGROUND background [drifting DIRECTION]', or has two things joined by 'and', but got "
+        f"{text!r}. COLOUR: {', '.join(COLOURS)}. SHAPE: {', '.join(SHAPES)}. MOTION: "
+        f"{', '.join(MOTIONS)}. PLACE: {', '.join(PLACES)}, and only with {', '.join(STAYING)}. "
+        f"PATTERN: {', '.join(PATTERNS)}. BACKGROUND: {', '.join(BACKGROUNDS)}. DIRECTION: "
+        f"{', '.join(DRIFTS)}, and only with a pattern."
+    )
 
 
 def _is_held_out(thing: Thing, background: str) -> bool:
@@ -133,32 +183,44 @@ def scenes(split: Split) -> tuple[Scene, ...]:
 
 
 @cache
-def _by_background(split: Split) -> dict[str, list[Scene]]:
-    """The small scenes, which leave room for a second thing."""
-    groups: dict[str, list[Scene]] = {name: [] for name in BACKGROUNDS}
+def _groups(split: Split) -> dict[str, list[Scene]]:
+    """The small scenes of each background, which leave room for a second thing; what rotates."""
+    groups: dict[str, list[Scene]] = {name: [] for name in (*BACKGROUNDS, "rotating")}
     for scene in scenes(split):
-        if scene.things[0].size == "small":
+        (thing,) = scene.things
+        if thing.size == "small":
             groups[scene.background].append(scene)
+        if thing.motion == "rotating":
+            groups["rotating"].append(scene)
     return groups
 
 
-def draw_scenes(count: int, split: Split, rng: random.Random, *, two: float = 0.0) -> list[Scene]:
-    """Random scenes of a split; the share `two` of them has two small things.
+def draw_scenes(count: int, split: Split, rng: random.Random, mix: Mix = Mix()) -> list[Scene]:
+    """Random scenes of a split.
 
-    Both things of such a scene come from the same split, so a held-out caption with two things
+    Both things of a scene come from the same split, so a held-out caption with two things
     holds nothing that was trained.
     """
-    drawn = []
-    for _ in range(count):
-        scene = rng.choice(scenes(split))
-        if rng.random() < two:
-            group = _by_background(split)[scene.background]
-            first, second = rng.choice(group).things[0], rng.choice(group).things[0]
-            while second.colour == first.colour:
-                second = rng.choice(group).things[0]
-            scene = Scene((first, second), scene.background)
-        drawn.append(scene)
-    return drawn
+    return [_draw_scene(split, rng, mix) for _ in range(count)]
+
+
+def _draw_scene(split: Split, rng: random.Random, mix: Mix) -> Scene:
+    groups = _groups(split)
+    chosen = groups["rotating"] if rng.random() < mix.rotating else scenes(split)
+    scene = rng.choice(chosen)
+    if rng.random() < mix.two:
+        group = groups[scene.background]
+        first, second = rng.choice(group).things[0], rng.choice(group).things[0]
+        while second.colour == first.colour:
+            second = rng.choice(group).things[0]
+        scene = replace(scene, things=(first, second))
+    elif rng.random() < mix.placed and scene.things[0].motion in STAYING:
+        thing = replace(scene.things[0], place=rng.choice(list(PLACES)))
+        scene = replace(scene, things=(thing,))
+    if rng.random() < mix.patterned:
+        drift = rng.choice(list(DRIFTS)) if rng.random() < 0.8 else ""
+        scene = replace(scene, pattern=rng.choice(PATTERNS), drift=drift)
+    return scene
 
 
 class Placed(NamedTuple):
@@ -166,6 +228,7 @@ class Placed(NamedTuple):
 
     things: torch.Tensor  # (B, 2, 14); a thing that is missing is transparent
     background: torch.Tensor  # (B, 3)
+    pattern: torch.Tensor  # (B, 9): which (2), where (2), drift (2), second tone
     corner: torch.Tensor  # (B, 2), of what is drawn, in shares of the picture's side
 
 
@@ -192,8 +255,18 @@ def place(scenes: Sequence[Scene], rng: random.Random, *, share: float = 1.0) ->
     return Placed(
         torch.tensor(things),
         torch.tensor([BACKGROUNDS[scene.background] for scene in scenes]),
+        torch.tensor([_place_pattern(scene, rng) for scene in scenes]),
         torch.tensor(corners),
     )
+
+
+def _place_pattern(scene: Scene, rng: random.Random) -> list[float]:
+    return [
+        *(float(scene.pattern == pattern) for pattern in PATTERNS),
+        *(rng.random(), rng.random()),
+        *(DRIFT * way for way in DRIFTS.get(scene.drift, (0, 0))),
+        *(value + TONE * (1 - value) for value in BACKGROUNDS[scene.background]),
+    ]
 
 
 def _place_things(scene: Scene, rng: random.Random) -> list[list[float]]:
@@ -205,7 +278,8 @@ def _place_things(scene: Scene, rng: random.Random) -> list[list[float]]:
             x = rng.uniform(0.21, 0.36) if index == 0 else rng.uniform(0.64, 0.79)
             y = rng.uniform(0.3, 0.7)
         else:
-            x, y = rng.uniform(0.37, 0.63), rng.uniform(0.37, 0.63)
+            middle = ((0.37, 0.63), (0.37, 0.63))
+            x, y = (rng.uniform(*ends) for ends in PLACES.get(thing.place, middle))
         travel = TRAVEL * (0.7 if pair else 1.0)
         right = {"moving right": travel, "moving left": -travel}.get(thing.motion, 0.0)
         down = {"moving down": travel, "moving up": -travel}.get(thing.motion, 0.0)
@@ -244,7 +318,9 @@ def draw(
     time = torch.linspace(-1, 1, frames, device=device)
     axis = (torch.arange(side, device=device) + 0.5) / size
     left, top = (placed.corner[:, i, None] + axis for i in (0, 1))  # (B, side)
-    clip = placed.background[:, :, None, None, None].expand(-1, -1, frames, side, side)
+    clip = placed.background[:, :, None, None, None]
+    tone = placed.pattern[:, 6:, None, None, None]
+    clip = clip + _pattern(placed.pattern, left, top, time, size) * (tone - clip)
     cover = torch.zeros(batch, 1, frames, side, side, device=device)
     for thing in placed.things.unbind(1):
         v = thing[:, :, None]  # (B, 14, 1), to be broadcast over time
@@ -273,6 +349,27 @@ def render(
     """Place and draw one whole clip per scene: the clips and their cover, as `draw` gives them."""
     placed = Placed(*(tensor.to(device) for tensor in place(scenes, rng)))
     return draw(placed, size=size, frames=frames)
+
+
+def _pattern(
+    numbers: torch.Tensor, left: torch.Tensor, top: torch.Tensor, time: torch.Tensor, size: int
+) -> torch.Tensor:
+    """How much of each pixel has the pattern's second tone: (B, 1, frames, side, side)."""
+    moved = numbers[:, 2:4, None] + numbers[:, 4:6, None] * (time + 1) / 2  # (B, 2, frames)
+    x = left[:, None, None, :] - moved[:, 0, :, None, None]
+    y = top[:, None, :, None] - moved[:, 1, :, None, None]
+
+    def from_middle(u: torch.Tensor, period: float) -> torch.Tensor:
+        return (u.remainder(period) - period / 2).abs()
+
+    def cover(distance: torch.Tensor) -> torch.Tensor:
+        return (0.5 - distance * size).clamp(0, 1)
+
+    across, along = (cover(from_middle(u, 2 * PATTERN_SIDE) - PATTERN_SIDE / 2) for u in (x, y))
+    checkered = across + along - 2 * across * along
+    from_dot = torch.hypot(from_middle(x, PATTERN_SIDE), from_middle(y, PATTERN_SIDE))
+    both = torch.stack([checkered, cover(from_dot - DOT)], 1)  # (B, 2, frames, side, side)
+    return (both * numbers[:, :2, None, None, None]).sum(1, keepdim=True)
 
 
 def _distances(x: torch.Tensor, y: torch.Tensor, r: torch.Tensor) -> tuple[torch.Tensor, ...]:

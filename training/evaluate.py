@@ -1,29 +1,33 @@
 """What the finished model is worth: the judge's accuracies on held-out captions, and pictures.
 
-python -m training.evaluate [FOLDER] [--judge FILE] [--videos 256] [--output FILE]
+python -m training.evaluate [FOLDER] [--judge FILE] [--videos 256] [--pictures DIR] [--output FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import WanPipeline
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_model
 
+import stas
 from stas.pipelines import BUNDLED_MODEL
-from stas.tokens import TokenGrid
+from stas.stats import ActivationStats
 from stas.video import strip, to_frames
+from training.activations import activation_report
 from training.classifier import JUDGE, LABELS, Classifier, labels_of
-from training.clips import Scene, Split, draw_scenes, render
-from training.export import Magnitudes, activation_report, write_json
+from training.clips import BACKGROUNDS, COLOURS, Mix, Scene, Split, draw_scenes, render
+from training.export import write_json
 from training.loop import log
 
 
@@ -36,14 +40,51 @@ def wilson(right: int, total: int) -> tuple[float, float]:
     return (middle - half) / (1 + z * z / total), (middle + half) / (1 + z * z / total)
 
 
-def chosen_scenes(count: int, split: Split, *, two: float = 0.0) -> list[Scene]:
-    """The scenes of an evaluation: fixed, all different."""
-    rng = random.Random(f"evaluate {split} {two}")
+PLAIN = "plain"
+KINDS: dict[str, tuple[Mix, Callable[[Scene], bool]]] = {
+    PLAIN: (Mix(), lambda scene: True),
+    "drifting background": (Mix(patterned=1.0), lambda scene: bool(scene.drift)),
+    "at the border": (Mix(placed=1.0), lambda scene: bool(scene.things[0].place)),
+    "two things": (Mix(two=1.0), lambda scene: True),
+}
+
+
+def chosen_scenes(count: int, split: Split, kind: str = PLAIN) -> list[Scene]:
+    """The scenes of an evaluation, of one of KINDS: fixed, all different."""
+    mix, wanted = KINDS[kind]
+    rng = random.Random(f"evaluate {split} {kind}")
     found: dict[str, Scene] = {}
     while len(found) < count:
-        (scene,) = draw_scenes(1, split, rng, two=two)
-        found.setdefault(scene.caption, scene)
+        (scene,) = draw_scenes(1, split, rng, mix)
+        if wanted(scene):
+            found.setdefault(scene.caption, scene)
     return list(found.values())
+
+
+def single_out(clip: torch.Tensor, scene: Scene, index: int) -> torch.Tensor:
+    """A clip of two things with only one of them, for the judge, who knows clips with one.
+
+    Args:
+        clip: (3, T, H, W) in [-1, 1].
+        scene: What it should show, on a background without a pattern.
+        index: Which thing stays.
+
+    Returns:
+        The same shape; pixels nearer to the other thing's colour than to what stays, and the soft
+        edge around them, have the background's.
+    """
+    colours = [BACKGROUNDS[scene.background]] + [
+        COLOURS[scene.things[i].colour] for i in (index, 1 - index)
+    ]
+    table = torch.tensor(colours, device=clip.device) * 2 - 1
+    distances = (clip[None] - table[:, :, None, None, None]).square().sum(1)  # (3, T, H, W)
+    nearest = distances.argmin(0)
+    other, own = ((nearest == i).float()[:, None] for i in (2, 1))
+    # The edge: all within two pixels of the other thing and not within one of this one.
+    near_other = F.max_pool2d(other, 5, stride=1, padding=2)
+    near_own = F.max_pool2d(own, 3, stride=1, padding=1)
+    hidden = (other.bool() | (near_other.bool() & ~near_own.bool()))[:, 0]
+    return torch.where(hidden, table[0].view(3, 1, 1, 1), clip)
 
 
 def generate(
@@ -66,8 +107,12 @@ def generate(
         yield from videos.float()
 
 
-def accuracies(seen: Sequence[dict[str, str]], scenes: Sequence[Scene]) -> dict[str, Any]:
-    """Per label: the share named as the caption says, its 95 % interval, and chance."""
+def accuracies(
+    classifier: Classifier, clips: Sequence[torch.Tensor], scenes: Sequence[Scene]
+) -> dict[str, Any]:
+    """Per label: the share of clips (3, T, H, W) that the judge names as the caption says, its
+    95 % interval, and chance."""
+    seen = [name for clip in clips for name in classifier.name(clip[None])]
     table = {}
     for label, values in LABELS.items():
         right = sum(
@@ -82,20 +127,6 @@ def accuracies(seen: Sequence[dict[str, str]], scenes: Sequence[Scene]) -> dict[
             "chance": round(1 / len(values), 4),
         }
     return table
-
-
-@torch.no_grad()
-def name_rendered(
-    classifier: Classifier, scenes: Sequence[Scene], size: int, frames: int
-) -> list[dict[str, str]]:
-    """What the judge sees in rendered clips of the scenes: its own ceiling."""
-    rng = random.Random("rendered")
-    device = next(classifier.parameters()).device
-    seen: list[dict[str, str]] = []
-    for start in range(0, len(scenes), 16):
-        clip, _ = render(scenes[start : start + 16], rng, size=size, frames=frames, device=device)
-        seen += classifier.name(clip)
-    return seen
 
 
 def contact_sheet(
@@ -114,32 +145,88 @@ def contact_sheet(
     sheet.save(path)
 
 
+def animate(videos: Sequence[torch.Tensor], path: Path, *, fps: float, columns: int = 5) -> None:
+    """Whole rows of videos (T, 3, H, W) side by side as one moving picture."""
+    padded = [F.pad(video.cpu(), (2, 2, 2, 2), value=1.0) for video in videos]
+    columns = min(columns, len(padded))
+    rows = [
+        torch.cat(padded[i : i + columns], 3) for i in range(0, len(padded) - columns + 1, columns)
+    ]
+    grid = to_frames(torch.cat(rows, 2).permute(0, 2, 3, 1).numpy())
+    first, *others = map(Image.fromarray, grid)
+    first.save(
+        path,
+        save_all=True,
+        append_images=others,
+        duration=round(1000 / fps),
+        loop=0,
+        quality=70,
+        method=6,
+    )
+
+
+def name_pairs(
+    classifier: Classifier, clips: Sequence[torch.Tensor], scenes: Sequence[Scene]
+) -> dict[str, int]:
+    """In how many clips (3, T, H, W) of two things the judge names shape and motion of both."""
+    right = {"shape": 0, "motion": 0, "both": 0}
+    for clip, scene in zip(clips, scenes, strict=True):
+        both = torch.stack([single_out(clip, scene, index) for index in (0, 1)])
+        seen = classifier.name(both)
+        found = {
+            label: all(
+                s[label] == getattr(t, label) for s, t in zip(seen, scene.things, strict=True)
+            )
+            for label in ("shape", "motion")
+        }
+        for label, value in (found | {"both": all(found.values())}).items():
+            right[label] += value
+    return right | {"of": len(scenes)}
+
+
 def evaluate(
-    folder: Path, classifier: Classifier, device: torch.device, *, videos: int, sheet: Path
-) -> dict[str, Any]:
-    """Accuracies on held-out captions next to chance and rendered clips, and the activations."""
+    folder: Path, classifier: Classifier, device: torch.device, *, videos: int, pictures: Path
+) -> tuple[dict[str, Any], ActivationStats]:
+    """What the finished model is worth.
+
+    Args:
+        folder: The model.
+        classifier: The judge.
+        device: Where both run.
+        videos: Of plain captions; a quarter as many of each other kind.
+        pictures: Folder of the contact sheet and the animation.
+
+    Returns:
+        Accuracies on held-out captions of every kind, next to chance and to rendered clips of the
+        same captions, with the strongest dimensions; and the statistics of the plain captions.
+    """
     pipeline = WanPipeline.from_pretrained(folder).to(device)
     defaults = json.loads((folder / "defaults.json").read_text(encoding="utf-8"))
-    scenes = chosen_scenes(videos, "held-out")
-    reader = Magnitudes(pipeline.transformer)
-    made = list(generate(pipeline, [scene.caption for scene in scenes], defaults))
-    magnitudes = reader.close()
-    seen: list[dict[str, str]] = []
-    for video in made:
-        seen += classifier.name(video.permute(1, 0, 2, 3)[None].to(device) * 2 - 1)
-    pairs = chosen_scenes(4, "held-out", two=1.0)
-    both = list(generate(pipeline, [scene.caption for scene in pairs], defaults))
-    shown = min(8, len(made))
-    contact_sheet(made[:shown] + both, [s.caption for s in (*scenes[:shown], *pairs)], sheet)
-    latent_frames = (defaults["num_frames"] - 1) // 4 + 1
-    side = defaults["height"] // 16
-    return {
-        "generated, held-out captions": accuracies(seen, scenes),
-        "rendered, same captions": accuracies(
-            name_rendered(classifier, scenes, defaults["height"], defaults["num_frames"]), scenes
-        ),
-        "activations": activation_report(magnitudes, TokenGrid(latent_frames, side, side)),
-    } | {"magnitudes": magnitudes}
+    shape = {"size": defaults["height"], "frames": defaults["num_frames"], "device": device}
+    accuracy: dict[str, Any] = {}
+    shown: dict[str, list[tuple[torch.Tensor, str]]] = {}
+    for kind in KINDS:
+        scenes = chosen_scenes(videos if kind == PLAIN else max(1, videos // 4), "held-out", kind)
+        captions = [scene.caption for scene in scenes]
+        with contextlib.ExitStack() as stack:
+            if kind == PLAIN:
+                recording = stack.enter_context(stas.record(pipeline))
+            made = list(generate(pipeline, captions, defaults))
+        clips = [video.permute(1, 0, 2, 3).to(device) * 2 - 1 for video in made]
+        rng = random.Random("rendered")
+        drawn = [render([scene], rng, **shape)[0][0] for scene in scenes]
+        judge = name_pairs if len(scenes[0].things) == 2 else accuracies
+        accuracy[kind] = {
+            "generated": judge(classifier, clips, scenes),
+            "rendered": judge(classifier, drawn, scenes),
+        }
+        shown[kind] = list(zip(made, captions, strict=True))
+    sheet = [row for kind, rows in shown.items() for row in rows[: 6 if kind == PLAIN else 3]]
+    contact_sheet(*zip(*sheet, strict=True), pictures / "contact-sheet.png")
+    moving = [video for rows in shown.values() for video, _ in rows[:5]]
+    animate(moving, pictures / "videos.webp", fps=defaults["fps"])
+    report = {"held-out captions": accuracy, "activations": activation_report(recording.stats)}
+    return report, recording.stats
 
 
 def main() -> None:
@@ -148,16 +235,15 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, default=JUDGE)
     parser.add_argument("--videos", type=int, default=256)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--sheet", type=Path, default=Path("contact-sheet.png"))
+    parser.add_argument("--pictures", type=Path, default=Path())
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     device = torch.device(options.device)
     classifier = Classifier().to(device).eval()
     load_model(classifier, options.judge, device=str(device))
-    result = evaluate(
-        options.folder, classifier, device, videos=options.videos, sheet=options.sheet
+    result, _ = evaluate(
+        options.folder, classifier, device, videos=options.videos, pictures=options.pictures
     )
-    del result["magnitudes"]
     print(json.dumps(result, indent=2))
     if options.output:
         write_json(options.output, result)

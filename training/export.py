@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
-from torch import nn
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
-from stas.massive import WEAK_RATIO
+from stas.files import whole_file
+from stas.massive import WEAK_RATIO, find_massive_activations
 from stas.profiles import FOLDER_PROFILE, FORMAT
-from stas.tokens import TokenGrid
+from stas.stats import ActivationStats
 from training.recipe import Recipe
 from training.transformer import Latents
 
@@ -29,18 +28,16 @@ DEFAULTS = {"num_inference_steps": 30, "guidance_scale": 4.0, "fps": 8}
 LARGEST_BYTES = 20_000_000
 
 
-def export(
-    folder: Path,
-    recipe: Recipe,
+def make_pipeline(
     vae: AutoencoderKLWan,
     text_encoder: UMT5EncoderModel,
     tokenizer: PreTrainedTokenizerFast,
     transformer: WanTransformer3DModel,
     latents: Latents,
-) -> None:
-    """Write the pipeline in bfloat16, with the arguments that it is meant to be called with."""
+) -> WanPipeline:
+    """The pipeline of the trained parts."""
     vae.register_to_config(latents_mean=latents.mean.tolist(), latents_std=latents.std.tolist())
-    pipeline = WanPipeline(
+    return WanPipeline(
         tokenizer=tokenizer,
         text_encoder=text_encoder,
         vae=vae,
@@ -49,6 +46,10 @@ def export(
         ),
         transformer=transformer,
     )
+
+
+def export(folder: Path, recipe: Recipe, pipeline: WanPipeline) -> None:
+    """Write the pipeline in bfloat16, with the arguments that it is meant to be called with."""
     if folder.exists():
         shutil.rmtree(folder)
     pipeline.to(torch.bfloat16).save_pretrained(folder)
@@ -75,79 +76,28 @@ def weights_hash(folder: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-class Magnitudes:
-    """Mean |h| at every block's output, per token and dimension, summed over forwards."""
-
-    def __init__(self, transformer: WanTransformer3DModel) -> None:
-        self.sums: list[torch.Tensor | None] = [None] * len(transformer.blocks)
-        self.forwards = 0
-        self._hooks = [
-            block.register_forward_hook(self._reader(index))
-            for index, block in enumerate(transformer.blocks)
-        ]
-
-    def _reader(self, index: int) -> Any:
-        def read(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-            mean = output.detach().float().abs().mean(0).cpu()
-            old = self.sums[index]
-            self.sums[index] = mean if old is None else old + mean
-            self.forwards += index == 0
-
-        return read
-
-    def close(self) -> list[torch.Tensor]:
-        """Stop reading; the mean magnitude (tokens, dimensions) of each block."""
-        for hook in self._hooks:
-            hook.remove()
-        return [total / self.forwards for total in self.sums if total is not None]
-
-
-def activation_report(magnitudes: Iterable[torch.Tensor], grid: TokenGrid) -> list[dict[str, Any]]:
-    """For each block: the strongest dimensions, their ratios, and the first by token region."""
-    rows = []
-    regions = ("first_frame", "boundary", "interior")
-    masks = {region: grid.mask((region,), 0.08).flatten() for region in regions}
-    for block, table in enumerate(magnitudes):
-        mean = table.mean(0)
-        ratios = mean / mean.mean()
-        dims = ratios.argsort(descending=True)[:5].tolist()
-        rows.append(
-            {
-                "block": block,
-                "dims": dims,
-                "ratios": [round(ratios[dim].item(), 2) for dim in dims],
-                "strongest by region": {
-                    region: round((table[mask, dims[0]].mean() / mean.mean()).item(), 2)
-                    for region, mask in masks.items()
-                },
-            }
-        )
-    return rows
-
-
-def write_profile(
-    folder: Path, magnitudes: list[torch.Tensor], config: dict[str, Any], note: str
-) -> None:
+def write_profile(folder: Path, stats: ActivationStats, config: dict[str, Any], note: str) -> None:
     """Name the model's strongest dimensions, massive or only weak, with their measured ratios.
 
-    Kept are those whose ratio, the median over blocks, is at least half of the strongest one's.
+    Kept are those whose ratio, the median over blocks and steps, is at least half of the strongest
+    one's.
     """
-    ratios = torch.stack([m.mean(0) / m.mean() for m in magnitudes]).quantile(0.5, dim=0)
-    order = ratios.argsort(descending=True).tolist()
-    strongest = ratios[order[0]].item()
-    dims = [dim for dim in order if ratios[dim].item() >= max(WEAK_RATIO, strongest / 2)][:4]
-    if not dims:
+    found = find_massive_activations(stats)
+    least = max(WEAK_RATIO, found.ratios[0] / 2)
+    kept = [i for i, ratio in enumerate(found.ratios) if ratio >= least][:4]
+    if not kept:
         return
     profile = {
         "format": FORMAT,
         "model": "stas bundled model",
         "transformer": "WanTransformer3DModel",
         "config": {key: config[key] for key in ("num_layers", "num_attention_heads")},
-        "dims": dims,
-        "ratios": [round(ratios[dim].item(), 2) for dim in dims],
+        "dims": [found.strongest[i] for i in kept],
+        "ratios": [round(found.ratios[i], 2) for i in kept],
         "source": "measured",
         "note": note,
     }

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from rich.console import Console
+from safetensors.torch import save_file
 from torch import nn
 
+from stas.files import whole_file
 from training.recipe import Stage
 
 SAVE_EVERY_SECONDS = 60.0
@@ -117,7 +119,9 @@ def train(
     stage: Stage,
     objective: Objective,
     folder: Path,
-) -> None:
+    *,
+    snapshots: Collection[int] = (),
+) -> float:
     """Optimise the modules and leave their moving average in them.
 
     Args:
@@ -126,6 +130,10 @@ def train(
         stage: How.
         objective: What is minimised.
         folder: Where the checkpoint is kept; a run that was stopped goes on from there.
+        snapshots: Steps after which the moving average is also kept, as `snapshot_path` says.
+
+    Returns:
+        The seconds that it took, those before a stop too.
     """
     named = [(f"{m}.{n}", p) for m, module in modules.items() for n, p in module.named_parameters()]
     parameters = [parameter for _, parameter in named]
@@ -141,10 +149,11 @@ def train(
     )
     average = [parameter.detach().clone() for parameter in parameters]
     path = folder / f"{name}.ckpt"
-    first = 0
+    started = time.monotonic()
+    first, before = 0, 0.0
     if path.is_file():
         saved = torch.load(path, map_location=parameters[0].device, weights_only=True)
-        first = saved["step"]
+        first, before = saved["step"], saved["seconds"]
         optimizer.load_state_dict(saved["optimizer"])
         with torch.no_grad():
             for parameter, value in zip(parameters, saved["parameters"], strict=True):
@@ -155,14 +164,25 @@ def train(
     def save(step: int) -> None:
         if rank() == 0:
             temporary = path.with_suffix(".tmp")
-            state = {"step": step, "parameters": [p.detach() for p in parameters]}
-            torch.save(state | {"average": average, "optimizer": optimizer.state_dict()}, temporary)
+            seconds = before + time.monotonic() - started
+            state = {"step": step, "seconds": seconds}
+            state["parameters"] = [p.detach() for p in parameters]
+            state |= {"average": average, "optimizer": optimizer.state_dict()}
+            torch.save(state, temporary)
             temporary.replace(path)
 
+    def take_snapshot(step: int) -> None:
+        if rank() == 0 and step in snapshots:
+            tensors = {n: value.bfloat16() for (n, _), value in zip(named, average, strict=True)}
+            with whole_file(snapshot_path(folder, name, step)) as temporary:
+                save_file(tensors, temporary)
+
+    if first == 0:
+        take_snapshot(0)
     for module in modules.values():
         module.train()
     gradients = _Gradients(objective, parameters, stage.bf16)
-    started = saved_at = shown_at = time.monotonic()
+    begun = saved_at = shown_at = time.monotonic()
     losses: list[torch.Tensor] = []
     for step in range(first, stage.steps):
         for group in optimizer.param_groups:
@@ -173,13 +193,14 @@ def train(
         optimizer.step()
         decay = min(stage.average, (1 + step) / (10 + step))
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+        take_snapshot(step + 1)
         losses.append(loss)
         now = time.monotonic()
         if now - shown_at > 10 or step + 1 == stage.steps:
             shown_at = now
             mean = torch.stack(losses).mean().item()
             losses.clear()
-            left = (now - started) / (step + 1 - first) * (stage.steps - step - 1)
+            left = (now - begun) / (step + 1 - first) * (stage.steps - step - 1)
             log(f"{name}: step {step + 1} of {stage.steps}, loss {mean:.4f}, {left:.0f} s left")
         if now - saved_at > SAVE_EVERY_SECONDS:
             saved_at = now
@@ -190,6 +211,17 @@ def train(
             parameter.copy_(value)
     for module in modules.values():
         module.eval()
+    return before + time.monotonic() - started
+
+
+def snapshot_steps(steps: int) -> list[int]:
+    """The steps at which a run of so many is looked at: the start, then by factors of root two."""
+    return sorted({0} | {round(steps / 2 ** (half / 2)) for half in range(16)})
+
+
+def snapshot_path(folder: Path, name: str, step: int) -> Path:
+    """Where `train` keeps the moving average after a step: bfloat16, by module and parameter."""
+    return folder / f"{name}-{step:06}.safetensors"
 
 
 def _schedule(stage: Stage, step: int) -> float:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
+
+from training.clips import Mix
+
+MIX = Mix(two=0.3, patterned=0.3, placed=0.25, rotating=0.1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +42,15 @@ class Recipe:
     Args:
         size: Side of the clips in pixels, a multiple of 16.
         frames: Pixel frames of a clip, 1 + 4 * n.
-        two: Share of clips with two things.
+        mix: What share of clips is out of the ordinary.
         vae, classifier, transformer: How each is optimised.
         vae_width: Base width of the VAE.
         crop: Side of the crops that the VAE's first part is trained on.
         clips: Clips encoded for the transformer.
         heads, layers, ffn: The transformer's heads of 32, blocks and feed-forward width.
         cross_attn_norm: Whether the transformer norms the input of its cross-attention.
+        qk_norm: Whether it norms queries and keys of its self-attention. diffusers' class always
+            does, so that a model without can't be exported: for `training.ablations` alone.
         shift: Shift of the training noise levels to higher noise, as in sampling; 1 is none.
         videos: Held-out captions on which the finished model is evaluated.
         seed: Of weights and data.
@@ -52,7 +58,7 @@ class Recipe:
 
     size: int = 128
     frames: int = 17
-    two: float = 0.25
+    mix: Mix = MIX
     vae: Stage
     classifier: Stage
     transformer: Stage
@@ -63,6 +69,7 @@ class Recipe:
     layers: int = 8
     ffn: int = 768
     cross_attn_norm: bool = True
+    qk_norm: bool = True
     shift: float = 1.0
     videos: int
     seed: int = 0
@@ -75,7 +82,7 @@ class Recipe:
             owner, _, name = path.rpartition(".")
             target: Any = getattr(recipe, owner, None) if owner else recipe
             known = {field.name for field in fields(target)} if target is not None else set()
-            if not equals or name not in known or isinstance(getattr(target, name), Stage):
+            if not equals or name not in known or is_dataclass(getattr(target, name)):
                 raise ValueError(
                     f"{assignment!r} sets no number of the recipe. Write field=value with a field "
                     f"of {', '.join(f.name for f in fields(self))}, or, for a stage, "
@@ -94,10 +101,10 @@ RECIPES = {
         vae=Stage(steps=6000, batch=24, learning_rate=2e-3, weight_decay=1e-4),
         classifier=Stage(steps=2500, batch=64, learning_rate=2e-3, weight_decay=1e-2),
         transformer=Stage(steps=12000, batch=256, learning_rate=2e-3),
-        clips=40000,
+        clips=80000,
         videos=256,
     ),
-    # The same model on CPU cores: hours, and less sharp.
+    # The same model with less of everything, for hours on CPU cores.
     "cpu": Recipe(
         vae=Stage(steps=4000, batch=4, learning_rate=2e-3, weight_decay=1e-4, average=0.99),
         classifier=Stage(steps=1500, batch=16, learning_rate=1e-3, weight_decay=1e-2),

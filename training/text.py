@@ -6,7 +6,16 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from training.clips import BACKGROUNDS, COLOURS, MOTIONS, RADIUS, SHAPES
+from training.clips import (
+    BACKGROUNDS,
+    COLOURS,
+    DRIFTS,
+    MOTIONS,
+    PATTERNS,
+    PLACES,
+    RADIUS,
+    SHAPES,
+)
 
 TEXT_WIDTH = 96
 SPECIAL = ("<pad>", "</s>", "<unk>")
@@ -14,7 +23,10 @@ SPECIAL = ("<pad>", "</s>", "<unk>")
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """A word-level tokenizer that knows the words of the captions."""
-    phrases = ["a and on background", *COLOURS, *BACKGROUNDS, *SHAPES, *RADIUS, *MOTIONS]
+    phrases = [
+        *("a and on background at the drifting", *COLOURS, *BACKGROUNDS, *SHAPES, *RADIUS),
+        *(*MOTIONS, *PLACES, *PATTERNS, *DRIFTS),
+    ]
     words = dict.fromkeys(word for phrase in phrases for word in phrase.split())
     vocabulary = {word: index for index, word in enumerate((*SPECIAL, *words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,14 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
-from training.clips import draw_scenes, render
+from stas.files import whole_file
+from training.clips import Split, draw_scenes, render
 from training.loop import generator, log, rank, world_size
 from training.recipe import Recipe
 from training.text import TEXT_WIDTH
 from training.vae import LATENT_CHANNELS
 
-TEXT_LENGTH = 24  # the longest caption has 18 tokens; one more is the pad key
+TEXT_LENGTH = 24  # the longest caption has 21 tokens; one more is the pad key
 PIPELINE_TEXT_LENGTH = 512  # what WanPipeline pads every prompt to
 HEAD_WIDTH = 32
 CAPTION_DROPOUT = 0.1
@@ -62,6 +64,8 @@ def make_transformer(recipe: Recipe) -> WanTransformer3DModel:
             block.attn2.to_q.bias.copy_(1.2 * sign)
             block.attn2.to_k.bias.copy_(-0.1 * sign)
             nn.init.zeros_(block.attn2.to_out[0].bias)
+            if not recipe.qk_norm:
+                block.attn1.norm_q = block.attn1.norm_k = nn.Identity()
         model.scale_shift_table.mul_(0.2)
         nn.init.zeros_(model.proj_out.weight)
         nn.init.zeros_(model.proj_out.bias)
@@ -114,16 +118,23 @@ class Latents:
 
 @torch.no_grad()
 def encode_clips(
-    vae: AutoencoderKLWan, recipe: Recipe, device: torch.device, path: Path
+    vae: AutoencoderKLWan,
+    recipe: Recipe,
+    device: torch.device,
+    path: Path,
+    *,
+    clips: int,
+    split: Split = "train",
 ) -> Latents:
-    """Draw and encode the training clips, or read them when `path` holds them already."""
+    """Draw and encode clips of a split, or read them when `path` holds them already."""
     if not path.is_file():
+        started = time.monotonic()
         rng = random.Random(f"latents {recipe.seed} {rank()}")
-        share = recipe.clips // world_size()
+        share = clips // world_size()
         batch = 64 if device.type == "cuda" else 4
         values, captions = [], []
         for start in range(0, share, batch):
-            scenes = draw_scenes(min(batch, share - start), "train", rng, two=recipe.two)
+            scenes = draw_scenes(min(batch, share - start), split, rng, recipe.mix)
             clip, _ = render(scenes, rng, size=recipe.size, frames=recipe.frames, device=device)
             with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
                 latents = vae.encode(clip).latent_dist.mode()
@@ -131,7 +142,10 @@ def encode_clips(
             captions += [scene.caption for scene in scenes]
             if start // batch % 50 == 0:
                 log(f"latents: {start} of {share}")
-        save_file({"latents": torch.cat(values)}, path, {"captions": "\n".join(captions)})
+        with whole_file(path) as temporary:
+            took = f"{time.monotonic() - started:.1f}"
+            metadata = {"captions": "\n".join(captions), "seconds": took}
+            save_file({"latents": torch.cat(values)}, temporary, metadata)
     with safe_open(path, "pt", device=str(device)) as file:
         return Latents(file.get_tensor("latents"), file.metadata()["captions"].split("\n"))
 

@@ -30,9 +30,9 @@ FOUND = (0.002, 0.5)  # share of the picture; what is rendered has 0.008 to 0.25
 def truth(frames: Frames, prompt: str) -> dict[str, float]:
     """Compare a video with its caption.
 
-    - "shape, log-probability", and so for colour, motion and background: the log-probability in
-      nats that the judge gives to the caption's word; 0 is certain.
-    - "all right": 1 if the judge names all four as the caption does, else 0.
+    - "shape, log-probability", and so for colour, motion, background and drift: the log-probability
+      in nats that the judge gives to the caption's word; 0 is certain.
+    - "all right": 1 if the judge names all of them as the caption does, else 0.
     - "path roughness": root mean square of the second difference of the object's centre over
       frames, as a share of the picture's shorter side.
     - "size roughness": the same of the square root of the object's area, as a share of its mean:
@@ -55,7 +55,8 @@ def truth(frames: Frames, prompt: str) -> dict[str, float]:
 
     Raises:
         TypeError: See `stas.metrics.check_frames`.
-        ValueError: See `stas.metrics.check_frames`, or the prompt is no caption or has two objects.
+        ValueError: See `stas.metrics.check_frames`, or the prompt is no caption, has two objects,
+            or a pattern on the background.
 
     Example:
         >>> black = np.zeros((5, 64, 64, 3), np.uint8)
@@ -65,8 +66,11 @@ def truth(frames: Frames, prompt: str) -> dict[str, float]:
     """
     frames = check_frames(frames)
     scene = read_caption(prompt)
-    if len(scene.things) != 1:
-        raise ValueError(f"The judge knows captions with one object, but got two: {prompt!r}.")
+    if len(scene.things) != 1 or scene.pattern:
+        raise ValueError(
+            "The truth is measured for captions with one object on a background without a pattern, "
+            f"but got {prompt!r}."
+        )
     return _judged(frames, scene) | _measured(frames, scene)
 
 
@@ -90,11 +94,25 @@ def _judged(frames: Frames, scene: Scene) -> dict[str, float]:
     return numbers | {"all right": float(right)}
 
 
+def cover_of(frames: Frames, scene: Scene) -> Values:
+    """How much of each pixel the object covers, by its colour, in a scene that `truth` takes.
+
+    Args:
+        frames: (T, H, W, 3), uint8.
+        scene: What the caption says.
+
+    Returns:
+        (T, H, W), 0 for the caption's background to 1 for the object's colour.
+    """
+    ground = _levels(BACKGROUNDS[scene.background])
+    line = _levels(COLOURS[scene.things[0].colour]) - ground
+    return np.asarray(((frames - ground) @ line / (line @ line)).clip(0, 1))
+
+
 def _measured(frames: Frames, scene: Scene) -> dict[str, float]:
     ground = _levels(BACKGROUNDS[scene.background])
     colour = _levels(COLOURS[scene.things[0].colour])
-    line = colour - ground
-    cover = ((frames - ground) @ line / (line @ line)).clip(0, 1)  # (T, H, W)
+    cover = cover_of(frames, scene)
     names = ("path roughness", "size roughness", "colour error", "background error")
     inside = cover > 0.5
     shares = inside.mean((1, 2))

@@ -75,7 +75,7 @@ class VAEObjective:
         side = recipe.crop
         if step >= 0.6 * recipe.vae.steps:
             count, side = max(1, count * side**2 // recipe.size**2), recipe.size
-        scenes = draw_scenes(count, "train", rng, two=0.4)
+        scenes = draw_scenes(count, "train", rng, recipe.mix)
         placed = (t.to(self.device) for t in place(scenes, rng, share=side / recipe.size))
         latent_frames = (recipe.frames - 1) // 4 + 1
         noise = torch.randn(
@@ -110,7 +110,7 @@ def reconstruction_psnr(
     rng = random.Random(f"psnr {split}")
     total = torch.zeros(recipe.frames, dtype=torch.float64)
     for start in range(0, clips, 8):
-        batch = draw_scenes(min(8, clips - start), split, rng, two=recipe.two)
+        batch = draw_scenes(min(8, clips - start), split, rng, recipe.mix)
         clip, _ = render(batch, rng, size=recipe.size, frames=recipe.frames, device=device)
         decoded = vae.decode(vae.encode(clip).latent_dist.mode()).sample
         # Pixels lie in [-1, 1]; PSNR is stated for [0, 1].
