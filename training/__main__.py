@@ -32,8 +32,7 @@ from training.evaluate import PLAIN, evaluate
 from training.export import export, make_pipeline, weights_hash, write_json, write_profile
 from training.loop import Objective, log, rank, snapshot_steps, start_processes, train
 from training.recipe import RECIPES, Recipe, Stage
-from training.text import make_text_encoder, make_tokenizer
-from training.transformer import FlowMatching, encode_clips, make_transformer
+from training.transformer import FlowMatching, encode_clips
 from training.vae import VAEObjective, make_vae, reconstruction_psnr
 
 # The parts in order, each with what it needs and itself.
@@ -112,22 +111,18 @@ def run(recipe: Recipe, output: Path, device: torch.device, *, only: str | None 
         latents = encode_clips(vae, recipe, device, path, clips=recipe.clips)
         seconds["latents"] = seconds_of(path)
     if "transformer" in wanted:
-        tokenizer = make_tokenizer()
-        transformer = make_transformer(recipe).to(device)
-        text_encoder = make_text_encoder(tokenizer, recipe.seed).to(device)
-        both = nn.ModuleDict({"transformer": transformer, "text_encoder": text_encoder})
-        matching = FlowMatching(transformer, text_encoder, tokenizer, latents, recipe)
-        if device.type == "cuda":
-            transformer.compile_repeated_blocks()
+        matching = FlowMatching.from_nothing(recipe, latents)
         snapshots = snapshot_steps(recipe.transformer.steps)
-        part("transformer", both, recipe.transformer, matching, snapshots=snapshots)
+        part("transformer", matching.networks, recipe.transformer, matching, snapshots=snapshots)
         matching.restore()
     if only is not None or rank() > 0:
         _leave()
         return
 
     model = output / "model"
-    pipeline = make_pipeline(vae, text_encoder, tokenizer, transformer, latents)
+    pipeline = make_pipeline(
+        vae, matching.text_encoder, matching.tokenizer, matching.transformer, latents
+    )
     export(model, recipe, pipeline)
     started = time.monotonic()
     results, stats = evaluate(model, judge, device, videos=recipe.videos, pictures=output)
@@ -135,7 +130,7 @@ def run(recipe: Recipe, output: Path, device: torch.device, *, only: str | None 
     write_profile(
         model,
         stats,
-        dict(transformer.config),
+        dict(pipeline.transformer.config),
         f"median over blocks and steps of mean |h| over its mean over dimensions; {recipe.videos} "
         "videos of held-out captions",
     )

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan
 from safetensors.torch import load_model
-from torch import nn
 
 import stas
 from training.activations import activation_report
@@ -28,7 +27,6 @@ from training.evaluate import chosen_scenes, generate
 from training.export import DEFAULTS, make_pipeline, write_json
 from training.loop import log, train
 from training.recipe import RECIPES, Recipe, Stage
-from training.text import make_text_encoder, make_tokenizer
 from training.transformer import FlowMatching, Latents, encode_clips, make_transformer
 from training.vae import make_vae
 
@@ -104,22 +102,18 @@ def ablate(
         steps: Their denoising steps.
     """
     device = latents.values.device
-    tokenizer = make_tokenizer()
-    transformer = make_transformer(recipe).to(device)
-    text_encoder = make_text_encoder(tokenizer, recipe.seed).to(device)
-    both = nn.ModuleDict({"transformer": transformer, "text_encoder": text_encoder})
-    matching = FlowMatching(transformer, text_encoder, tokenizer, latents, recipe)
-    if device.type == "cuda":
-        transformer.compile_repeated_blocks()
-    took = train("transformer", {"transformer": both}, recipe.transformer, matching, folder)
+    matching = FlowMatching.from_nothing(recipe, latents)
+    networks = {"transformer": matching.networks}
+    took = train("transformer", networks, recipe.transformer, matching, folder)
     # Another one with its weights: what was compiled for training would be compiled again.
     finished = make_transformer(recipe).to(device).eval().requires_grad_(False)
-    finished.load_state_dict(transformer.state_dict())
-    other = FlowMatching(finished, text_encoder, tokenizer, held_out, recipe)
+    finished.load_state_dict(matching.transformer.state_dict())
+    rest = (matching.text_encoder, matching.tokenizer)
+    other = FlowMatching(finished, *rest, held_out, recipe)
     other.mean, other.std = matching.mean, matching.std
     loss = held_out_loss(other)
     other.restore()
-    pipeline = make_pipeline(vae, text_encoder, tokenizer, finished, latents)
+    pipeline = make_pipeline(vae, *rest, finished, latents)
     captions = [scene.caption for scene in chosen_scenes(videos, "held-out")]
     size = {"height": recipe.size, "width": recipe.size, "num_frames": recipe.frames}
     with stas.record(pipeline) as recording:

@@ -20,7 +20,7 @@ from stas.files import whole_file
 from training.clips import Split, draw_scenes, render
 from training.loop import generator, log, rank, world_size
 from training.recipe import Recipe
-from training.text import TEXT_WIDTH
+from training.text import TEXT_WIDTH, make_text_encoder, make_tokenizer
 from training.vae import LATENT_CHANNELS
 
 TEXT_LENGTH = 24  # the longest caption has 21 tokens; one more is the pad key
@@ -162,6 +162,7 @@ class FlowMatching:
         recipe: Recipe,
     ) -> None:
         self.transformer, self.text_encoder, self.recipe = transformer, text_encoder, recipe
+        self.tokenizer = tokenizer
         self.device = latents.values.device
         self.values = latents.values
         self.mean = latents.mean.view(1, -1, 1, 1, 1)
@@ -177,6 +178,23 @@ class FlowMatching:
         self.pads = OnePadKey()
         for block in transformer.blocks:
             block.attn2.set_processor(self.pads)
+
+    @classmethod
+    def from_nothing(cls, recipe: Recipe, latents: Latents) -> FlowMatching:
+        """The objective with networks of random weights, where the latents are, ready to train."""
+        device = latents.values.device
+        tokenizer = make_tokenizer()
+        transformer = make_transformer(recipe).to(device)
+        text_encoder = make_text_encoder(tokenizer, recipe.seed).to(device)
+        matching = cls(transformer, text_encoder, tokenizer, latents, recipe)
+        if device.type == "cuda":
+            transformer.compile_repeated_blocks()
+        return matching
+
+    @property
+    def networks(self) -> nn.ModuleDict:
+        """What is trained."""
+        return nn.ModuleDict({"transformer": self.transformer, "text_encoder": self.text_encoder})
 
     def batch(self, step: int) -> tuple[torch.Tensor, ...]:
         recipe = self.recipe
