@@ -56,6 +56,14 @@ def accuracy() -> str:
     return table(lines)
 
 
+def where() -> str:
+    """How often a thing is at the place that the caption says."""
+    found = read("results")["places"]
+    lines = [["captions with a place", *found["generated"]]]
+    lines += [[source, *map(counted, made.values())] for source, made in found.items()]
+    return table(lines)
+
+
 def two_things() -> str:
     """How often both of two objects are as the caption says."""
     found = read("results")["held-out captions"]["two things"]
@@ -203,6 +211,7 @@ def facts() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
+    "places": where,
     "two things": two_things,
     "facts": facts,
     "blocks": blocks,

@@ -83,7 +83,7 @@ def test_the_tables_of_the_defaults_are_those_of_the_studies():
     for axis in ("blocks", "branches"):
         right = [row for row in rows if (row["axis"], row["measure"]) == (axis, "all right")]
         assert {row["words"] for row in right} == {"no difference shown"}
-        assert {row["n"] for row in right} == {"64"}
+        assert {row["n"] for row in right} == {"128"}
 
 
 def test_the_readmes_figures_are_those_of_the_results():
@@ -100,7 +100,11 @@ def test_the_readmes_figures_are_those_of_the_results():
         measured = overhead[model]["inside percent"]["all blocks"]
         assert float(f"{measured:.1g}") == stated
     plain = make_bundled.read("results")["held-out captions"]["plain"]["generated"]
-    stated = re.search(r"names (\d+) of (\d+) videos of held-out captions", text)
-    assert stated.groups() == (str(min(row["right"] for row in plain.values())), "256")
+    assert "in 256 videos of held-out captions" in text
+    stated = {
+        "shape": int(re.search(r"says in (\d+), colour, motion and background in all", text)[1])
+    }
+    for label in ("shape", "colour", "motion", "background"):
+        assert plain[label]["right"] == stated.get(label, 256) and plain[label]["of"] == 256
     blocks = [row["ratios"][0] for row in make_bundled.read("results")["activations"]]
     assert f"({min(blocks):.0f} to {max(blocks):.0f} times the mean in every block)" in text

@@ -36,7 +36,7 @@ from training.clips import (
     render,
     scenes,
 )
-from training.evaluate import KINDS, chosen_scenes, name_pairs, wilson
+from training.evaluate import KINDS, chosen_scenes, name_pairs, place_of, wilson
 from training.export import weights_hash
 from training.loop import snapshot_steps
 from training.over_training import draw, load_snapshot, over_training, snapshots
@@ -351,6 +351,19 @@ def test_a_mix_draws_its_share(share):
         assert value == pytest.approx(
             0.54 if name == share == "rotating" else 0.5 if name == share else usual[name], abs=0.05
         )
+
+
+def test_a_thing_is_found_at_its_place():
+    for place in PLACES:
+        thing = Thing("small", "red", "square", "standing still", place)
+        scene = Scene((thing,), "gray")
+        clip, _ = render([scene], random.Random(0), size=64, frames=5)
+        assert place_of(clip[0], scene) == place
+        assert place_of(clip[0].flip(1, 2, 3), scene) != place  # time and both axes turned
+    middle = torch.full((3, 5, 64, 64), -1.0)
+    middle[0, :, 28:36, 28:36] = 1.0
+    assert place_of(middle, scene_of("red", "square", "standing still")) == ""
+    assert place_of(torch.full((3, 5, 64, 64), -1.0), scene_of("red", "square", "growing")) == ""
 
 
 def test_one_of_two_things_is_singled_out():

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import WanPipeline
@@ -26,9 +27,10 @@ from stas.stats import ActivationStats
 from stas.video import strip, to_frames
 from training.activations import activation_report
 from training.classifier import JUDGE, LABELS, Classifier, labels_of
-from training.clips import BACKGROUNDS, COLOURS, Mix, Scene, Split, draw_scenes, render
+from training.clips import BACKGROUNDS, COLOURS, PLACES, Mix, Scene, Split, draw_scenes, render
 from training.export import write_json
 from training.loop import log
+from training.truth import cover_of
 
 
 def wilson(right: int, total: int) -> tuple[float, float]:
@@ -40,11 +42,11 @@ def wilson(right: int, total: int) -> tuple[float, float]:
     return (middle - half) / (1 + z * z / total), (middle + half) / (1 + z * z / total)
 
 
-PLAIN = "plain"
+PLAIN, AT_BORDER = "plain", "at the border"
 KINDS: dict[str, tuple[Mix, Callable[[Scene], bool]]] = {
     PLAIN: (Mix(), lambda scene: True),
     "drifting background": (Mix(patterned=1.0), lambda scene: bool(scene.drift)),
-    "at the border": (Mix(placed=1.0), lambda scene: bool(scene.things[0].place)),
+    AT_BORDER: (Mix(placed=1.0), lambda scene: bool(scene.things[0].place)),
     "two things": (Mix(two=1.0), lambda scene: True),
 }
 
@@ -107,6 +109,23 @@ def generate(
         yield from videos.float()
 
 
+def place_of(clip: torch.Tensor, scene: Scene) -> str:
+    """The place of PLACES that the scene's thing is nearest to at the start, "" if none is near.
+
+    Args:
+        clip: (3, T, H, W) in [-1, 1].
+        scene: With one thing, which is looked for by its colour, on a plain background.
+    """
+    frames = to_frames((clip[:, :1].permute(1, 2, 3, 0).cpu().numpy() + 1) / 2)
+    inside = np.argwhere(cover_of(frames, scene)[0] > 0.5)
+    if not len(inside):
+        return ""
+    y, x = (inside.mean(0) + 0.5) / clip.shape[-2:]
+    distances = {"left": x, "right": 1 - x, "top": y, "bottom": 1 - y}
+    nearest = min(distances, key=lambda place: distances[place])
+    return nearest if distances[nearest] < 1 / 3 else ""
+
+
 def accuracies(
     classifier: Classifier, clips: Sequence[torch.Tensor], scenes: Sequence[Scene]
 ) -> dict[str, Any]:
@@ -115,18 +134,30 @@ def accuracies(
     seen = [name for clip in clips for name in classifier.name(clip[None])]
     table = {}
     for label, values in LABELS.items():
-        right = sum(
-            s[label] == labels_of(scene)[label] for s, scene in zip(seen, scenes, strict=True)
-        )
-        low, high = wilson(right, len(scenes))
-        table[label] = {
-            "right": right,
-            "of": len(scenes),
-            "share": round(right / len(scenes), 4),
-            "interval": [round(low, 4), round(high, 4)],
-            "chance": round(1 / len(values), 4),
-        }
+        right = [s[label] == labels_of(scene)[label] for s, scene in zip(seen, scenes, strict=True)]
+        table[label] = counted(right) | {"chance": round(1 / len(values), 4)}
     return table
+
+
+def places(clips: Sequence[torch.Tensor], scenes: Sequence[Scene]) -> dict[str, Any]:
+    """For each place of PLACES: in how many clips the thing is where the caption says."""
+    pairs = list(zip(clips, scenes, strict=True))
+    return {
+        place: counted([place_of(c, s) == place for c, s in pairs if s.things[0].place == place])
+        for place in PLACES
+        if any(s.things[0].place == place for _, s in pairs)
+    }
+
+
+def counted(right: Sequence[bool]) -> dict[str, Any]:
+    """How many of some clips are right, with the 95 % interval of the share."""
+    low, high = wilson(sum(right), len(right))
+    return {
+        "right": sum(right),
+        "of": len(right),
+        "share": round(sum(right) / len(right), 4),
+        "interval": [round(low, 4), round(high, 4)],
+    }
 
 
 def contact_sheet(
@@ -204,6 +235,7 @@ def evaluate(
     defaults = json.loads((folder / "defaults.json").read_text(encoding="utf-8"))
     shape = {"size": defaults["height"], "frames": defaults["num_frames"], "device": device}
     accuracy: dict[str, Any] = {}
+    where: dict[str, Any] = {}
     shown: dict[str, list[tuple[torch.Tensor, str]]] = {}
     for kind in KINDS:
         scenes = chosen_scenes(videos if kind == PLAIN else max(1, videos // 4), "held-out", kind)
@@ -220,13 +252,15 @@ def evaluate(
             "generated": judge(classifier, clips, scenes),
             "rendered": judge(classifier, drawn, scenes),
         }
+        if kind == AT_BORDER:
+            where = {"generated": places(clips, scenes), "rendered": places(drawn, scenes)}
         shown[kind] = list(zip(made, captions, strict=True))
     sheet = [row for kind, rows in shown.items() for row in rows[: 6 if kind == PLAIN else 3]]
     contact_sheet(*zip(*sheet, strict=True), pictures / "contact-sheet.png")
     moving = [video for rows in shown.values() for video, _ in rows[:5]]
     animate(moving, pictures / "videos.webp", fps=defaults["fps"])
-    report = {"held-out captions": accuracy, "activations": activation_report(recording.stats)}
-    return report, recording.stats
+    report = {"held-out captions": accuracy, "places": where}
+    return report | {"activations": activation_report(recording.stats)}, recording.stats
 
 
 def main() -> None:
