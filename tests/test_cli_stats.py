@@ -46,8 +46,8 @@ BAD = [
     (["record", "-o", "s.json"], r"\.safetensors file"),
     (["record", "-o", "s.safetensors", "--prompts", "none.txt"], "no prompt file"),
     (
-        ["record", "-o", "s.safetensors", "-n", "101"],
-        "101 videos were asked for",
+        ["record", "-o", "s.safetensors", "-n", "129"],
+        "129 videos were asked for",
     ),
     (["record", "-o", "s.safetensors", "--blocks", "99", *FEW], "8 blocks"),
     (["record", "-o", "s.safetensors", "--boundary", "0.9", *FEW], r"0 to 0\.5"),
