@@ -10,13 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import BASELINE, FRAMES, HIGHER, LOG, LOWER
+from benchmarks.peers import BASELINE, FRAMES, LOG, LOWER
 from docs.make_models import filled
 
 PAGE = Path(__file__).with_name("peers.md")
 FOLDER = Path(__file__).parent.parent / "benchmarks/results"
 RESULTS = (FOLDER / "peers.json",)
-JUDGED = tuple(name for name in HIGHER if name != "object found")
 SAID = ("better", "worse", "higher", "lower")
 UNITS = {  # of what is too small to be read as it is
     "path roughness": (1e-3, "thousandths"),
@@ -115,6 +114,7 @@ def section(result: Mapping[str, Any]) -> list[str]:
     measures, pairs = result["measures"], result["rounds"]
     found = [cell for row in measures.values() for cell in row["against CFG"].values()]
     apart = sum(cell.get("in words") in SAID for cell in found)
+    judged = [name for name in measures if name.endswith(LOG) or name == "all right"]
     return [
         f"## {result['steps']} steps, {pairs} pairs",
         f"Guidance scale {result['guidance scale']:g}, diffusers {result['diffusers']}, torch "
@@ -129,7 +129,7 @@ def section(result: Mapping[str, Any]) -> list[str]:
         "were not, and the other way round:",
         named(measures),
         "Differences:",
-        differences(measures, JUDGED, pairs),
+        differences(measures, judged, pairs),
         differences(measures, ("object found", *LOWER), pairs),
         "### What its frames measure",
         differences(measures, FRAMES, pairs),
