@@ -37,7 +37,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}".removesuffix(".0")
 
 
-def counted(row: dict[str, Any]) -> str:
+def count_in_words(row: dict[str, Any]) -> str:
     low, high = row["interval"]
     return f"{row['right']} of {row['of']} ({percent(low)} to {percent(high)} %)"
 
@@ -48,7 +48,7 @@ def accuracy() -> str:
     labels = next(iter(rows.values()))["generated"]
     lines = [["captions", *labels]]
     for kind, made in rows.items():
-        lines.append([kind, *(counted(made["generated"][label]) for label in labels)])
+        lines.append([kind, *(count_in_words(made["generated"][label]) for label in labels)])
     for kind, made in rows.items():
         drawn = (f"{row['right']} of {row['of']}" for row in made["rendered"].values())
         lines.append([f"{kind}, rendered", *drawn])
@@ -60,7 +60,7 @@ def where() -> str:
     """How often a thing is at the place that the caption says."""
     found = read("results")["places"]
     lines = [["captions with a place", *found["generated"]]]
-    lines += [[source, *map(counted, made.values())] for source, made in found.items()]
+    lines += [[source, *map(count_in_words, made.values())] for source, made in found.items()]
     return table(lines)
 
 
@@ -74,7 +74,7 @@ def two_things() -> str:
         for label in ("shape", "motion", "both"):
             low, high = wilson(made[label], made["of"])
             row = {"right": made[label], "of": made["of"], "interval": (low, high)}
-            counts.append(counted(row))
+            counts.append(count_in_words(row))
         lines.append([source, *counts])
     return table(lines)
 

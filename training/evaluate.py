@@ -139,7 +139,7 @@ def accuracies(
     return table
 
 
-def places(clips: Sequence[torch.Tensor], scenes: Sequence[Scene]) -> dict[str, Any]:
+def rightly_placed(clips: Sequence[torch.Tensor], scenes: Sequence[Scene]) -> dict[str, Any]:
     """For each place of PLACES: in how many clips the thing is where the caption says."""
     pairs = list(zip(clips, scenes, strict=True))
     return {
@@ -253,7 +253,10 @@ def evaluate(
             "rendered": judge(classifier, drawn, scenes),
         }
         if kind == AT_BORDER:
-            where = {"generated": places(clips, scenes), "rendered": places(drawn, scenes)}
+            where = {
+                "generated": rightly_placed(clips, scenes),
+                "rendered": rightly_placed(drawn, scenes),
+            }
         shown[kind] = list(zip(made, captions, strict=True))
     sheet = [row for kind, rows in shown.items() for row in rows[: 6 if kind == PLAIN else 3]]
     contact_sheet(*zip(*sheet, strict=True), pictures / "contact-sheet.png")
