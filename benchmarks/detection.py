@@ -14,8 +14,9 @@ import itertools
 from pathlib import Path
 
 from benchmarks.timing import report
-from stas.massive import MASSIVE_RATIO, find_massive_activations
-from tests.test_massive import planted
+from stas.activations.massive import find_massive_activations
+from stas.method.detection import MASSIVE_RATIO
+from tests.activations.test_massive import planted
 
 RATIOS = (3, 6, 10, 15, 18, 19, 19.8, 20.2, 21, 22, 25, 30, 50, 100, 200)
 WIDTHS = (256, 1536)

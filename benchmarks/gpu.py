@@ -38,14 +38,15 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import stas
-import stas.stats
-import stas.steering
+import stas.activations.stats
+import stas.method.operators
 from benchmarks.timing import report
-from stas.intervene import TransformerSteering
-from stas.models import find_spec
-from stas.observe import TransformerRecording
-from stas.steering import steer_tokens_
-from stas.tokens import REGIONS, TokenGrid
+from stas.hooks.record import TransformerRecording
+from stas.hooks.steer import TransformerSteering
+from stas.method.config import REGIONS
+from stas.method.operators import steer_tokens_
+from stas.method.tokens import TokenGrid
+from stas.models.registry import find_spec
 
 DIMS = (3, 1000)
 SMALL_DIMS = (3, 7)
@@ -214,7 +215,9 @@ def check_sums(stats: stas.ActivationStats) -> dict[str, float]:
     tokens[:, 7] += 1500.0
     tokens = tokens.bfloat16()
     planted = stas.ActivationStats(blocks=(0,), width=512, boundary=0.08)
-    planted.add(0, 1, "cond", 0, stas.stats.partial_sums(tokens, grid, 0.08).cpu(), grid)
+    planted.add(
+        0, 1, "cond", 0, stas.activations.stats.partial_sums(tokens, grid, 0.08).cpu(), grid
+    )
     errors = {"mean_abs": 0.0, "mean": 0.0, "variance": 0.0, "max_abs": 0.0}
     for region in REGIONS:
         values = tokens[grid.mask((region,), 0.08, device)].double().cpu()
@@ -302,8 +305,8 @@ def naive(transformer: nn.Module, dims: tuple[int, ...]) -> Iterator[None]:
 def without_triton(attach: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
     """The plain torch operations in place of the fused kernels."""
     with (
-        mock.patch.object(stas.steering, "has_triton", lambda device: False),
-        mock.patch.object(stas.stats, "has_triton", lambda device: False),
+        mock.patch.object(stas.method.operators, "has_triton", lambda device: False),
+        mock.patch.object(stas.activations.stats, "has_triton", lambda device: False),
         attach(),
     ):
         yield

@@ -33,10 +33,10 @@ blocks = "all"
 scale = [0.5, 2.0]
 regions = [["first_frame"], ["boundary"]]
 """
-MEASURE = '''
+MEASURE = """
 def brightness(frames, prompt):
     return {"brightness": float(frames.mean()), "words": len(prompt.split())}
-'''
+"""
 CONFIG = {"scale": 1.5, "blocks": "all", "stop": 1.0}
 
 COMMANDS: dict[str, tuple[str, ...]] = {

@@ -28,8 +28,9 @@ from diffusers import WanPipeline, WanTransformer3DModel
 
 import stas
 from benchmarks.timing import Times, interleaved, report
-from stas.hooks import TransformerHooks, _BlockHook
-from stas.pipelines import BUNDLED_MODEL
+from stas.assets import BUNDLED_MODEL
+from stas.hooks.registry import _BlockHook
+from stas.hooks.transformer import TransformerHooks
 
 
 def bundled() -> tuple[WanTransformer3DModel, tuple[int, ...]]:

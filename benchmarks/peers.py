@@ -50,10 +50,12 @@ from rich.progress import track
 
 import stas
 from benchmarks.timing import Times, report
-from stas.metrics import measure
-from stas.paired import paired_difference
-from stas.pipelines import BUNDLED_MODEL, call_arguments, frame_map, generate
-from stas.video import Frames, to_frames
+from stas.assets import BUNDLED_MODEL
+from stas.measures.measure import measure
+from stas.media.video import Frames, to_frames
+from stas.pipelines.arguments import call_arguments
+from stas.pipelines.model import frame_map, generate
+from stas.studies.differences import paired_difference
 from training.classifier import LABELS
 from training.evaluate import chosen_scenes, contact_sheet
 from training.truth import truth

@@ -24,8 +24,9 @@ from torch import nn
 import stas
 from benchmarks.overhead import overhead, step_of, wide
 from benchmarks.timing import Times, interleaved, report, transient_bytes
-from stas.observe import TransformerRecording
-from stas.tokens import REGIONS, TokenGrid
+from stas.hooks.record import TransformerRecording
+from stas.method.config import REGIONS
+from stas.method.tokens import TokenGrid
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import Times, interleaved, report, transient_bytes
-from stas.steering import steer_
-from stas.tokens import TokenGrid
+from stas.method.operators import steer_
+from stas.method.tokens import TokenGrid
 
 GRID = TokenGrid(frames=21, height=30, width=52)  # 81 frames of 832 x 480: 32,760 tokens
 WIDTH = 1536

@@ -1,4 +1,4 @@
-"""Temporal flickering of three videos: `stas.metrics` against the `vbench` package's own function.
+"""Temporal flickering of three videos: `stas.measures.measure` against the `vbench` package's own function.
 
     python -m benchmarks.vbench_agreement --vbench-python vbench-env/bin/python [--output FILE]
 
@@ -23,8 +23,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.timing import report
-from stas.metrics import temporal_flickering
-from stas.video import read_video
+from stas.measures.frames import temporal_flickering
+from stas.media.video import read_video
 
 CAPTIONS = (
     "a red circle moving left on a blue background",
@@ -46,7 +46,7 @@ print(json.dumps({"vbench": version("vbench"), "scores": scores}))
 def make_videos(folder: Path) -> list[Path]:
     paths = [folder / f"{number}.mp4" for number in range(len(CAPTIONS))]
     for caption, path in zip(CAPTIONS, paths, strict=True):
-        command = [sys.executable, "-m", "stas.cli", "generate", caption]
+        command = [sys.executable, "-m", "stas", "generate", caption]
         subprocess.run([*command, "--steps", str(STEPS), "-o", str(path)], check=True)
     return paths
 

@@ -15,9 +15,9 @@ from statistics import mean
 from typing import Any
 
 from docs.make_peers import table
+from stas.assets import BUNDLED_MODEL
 from stas.files import whole_file
-from stas.paired import TOO_FEW
-from stas.pipelines import BUNDLED_MODEL
+from stas.studies.differences import TOO_FEW
 from training.ablations import VARIANTS
 from training.evaluate import wilson
 from training.recipe import RECIPES

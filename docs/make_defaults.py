@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stas.files import whole_file
-from stas.paired import NO_DIFFERENCE, TOO_FEW
+from stas.studies.differences import NO_DIFFERENCE, TOO_FEW
 
 PAGE = Path(__file__).with_name("defaults.md")
 STUDIES = Path(__file__).parent.parent / "benchmarks/results/studies"

@@ -1,4 +1,4 @@
-"""Make the table of docs/models.md from the rows of src/stas/models.py.
+"""Make the table of docs/models.md from the rows of src/stas/models/table.py.
 
 python -m docs.make_models
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stas.models import MODELS
+from stas.models.table import MODELS
 
 PAGE = Path(__file__).with_name("models.md")
 BEGIN, END = (f"<!-- made by `make docs`: {word} -->\n" for word in ("begin", "end"))

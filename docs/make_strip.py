@@ -14,10 +14,12 @@ from diffusers import WanPipeline
 from PIL import Image, ImageDraw, ImageFont
 
 import stas
-from stas.pipelines import BUNDLED_MODEL, call_arguments, generate
-from stas.profiles import FOLDER_PROFILE, Profile
-from stas.tokens import REGIONS
-from stas.video import strip
+from stas.activations.profiles import FOLDER_PROFILE, Profile
+from stas.assets import BUNDLED_MODEL
+from stas.media.pictures import strip
+from stas.method.config import REGIONS
+from stas.pipelines.arguments import call_arguments
+from stas.pipelines.model import generate
 
 (DIM,) = Profile.load(BUNDLED_MODEL / FOLDER_PROFILE).dims
 PROMPT, SEED = "a red circle moving right on a blue background", 0

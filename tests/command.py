@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from stas.pipelines import BUNDLED_MODEL
-from stas.profiles import FOLDER_PROFILE, Profile
+from stas.activations.profiles import FOLDER_PROFILE, Profile
+from stas.assets import BUNDLED_MODEL
 
 BUNDLED_DIMS = Profile.load(BUNDLED_MODEL / FOLDER_PROFILE).dims
 DIMS = ", ".join(map(str, BUNDLED_DIMS))  # as the command line and the reports name them
@@ -28,7 +28,7 @@ def interrupt(folder, *arguments):
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "stas.cli", *arguments],
+            [sys.executable, "-m", "stas", *arguments],
             cwd=folder,
             stdout=output,
             stderr=output,

@@ -13,7 +13,7 @@ import torch
 from diffusers.utils import logging
 from hypothesis import settings
 
-from stas import cli
+from stas.cli import app as cli
 
 torch.set_num_threads(1)
 logging.set_verbosity_error()

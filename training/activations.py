@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from stas.stats import ActivationStats
-from stas.tokens import REGIONS
+from stas.activations.stats import ActivationStats
+from stas.method.config import REGIONS
 
 SHOWN = 5  # dimensions a block
 

@@ -24,10 +24,12 @@ from matplotlib.figure import Figure
 from rich.progress import track
 
 import stas
-from stas.paired import TOO_FEW, paired_difference
-from stas.pipelines import BUNDLED_MODEL, call_arguments, frame_map, generate
-from stas.profiles import FOLDER_PROFILE
-from stas.tokens import TokenGrid
+from stas.activations.profiles import FOLDER_PROFILE
+from stas.assets import BUNDLED_MODEL
+from stas.method.tokens import TokenGrid
+from stas.pipelines.arguments import call_arguments
+from stas.pipelines.model import frame_map, generate
+from stas.studies.differences import TOO_FEW, paired_difference
 from training.clips import Scene
 from training.evaluate import chosen_scenes
 from training.export import weights_hash, write_json

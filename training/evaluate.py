@@ -22,9 +22,10 @@ from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_model
 
 import stas
-from stas.pipelines import BUNDLED_MODEL
-from stas.stats import ActivationStats
-from stas.video import strip, to_frames
+from stas.activations.stats import ActivationStats
+from stas.assets import BUNDLED_MODEL
+from stas.media.pictures import strip
+from stas.media.video import to_frames
 from training.activations import activation_report
 from training.classifier import JUDGE, LABELS, Classifier, labels_of
 from training.clips import BACKGROUNDS, COLOURS, PLACES, Mix, Scene, Split, draw_scenes, render

@@ -17,10 +17,11 @@ from diffusers import (
 )
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
+from stas.activations.massive import find_massive_activations
+from stas.activations.profiles import FOLDER_PROFILE, FORMAT
+from stas.activations.stats import ActivationStats
 from stas.files import whole_file
-from stas.massive import WEAK_RATIO, find_massive_activations
-from stas.profiles import FOLDER_PROFILE, FORMAT
-from stas.stats import ActivationStats
+from stas.method.detection import WEAK_RATIO
 from training.recipe import Recipe
 from training.transformer import Latents
 

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file, load_model
 
 import stas
-from stas.stats import ActivationStats
+from stas.activations.stats import ActivationStats
 from training.activations import activation_report
 from training.classifier import Classifier, labels_of
 from training.evaluate import chosen_scenes, generate

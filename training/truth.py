@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_model
 
-from stas.metrics import check_frames
-from stas.video import Frames
+from stas.measures.frames import check_frames
+from stas.media.video import Frames
 from training.classifier import JUDGE, LABELS, Classifier, labels_of
 from training.clips import BACKGROUNDS, COLOURS, Scene, read_caption
 
@@ -54,8 +54,8 @@ def truth(frames: Frames, prompt: str) -> dict[str, float]:
         By name, in the order above.
 
     Raises:
-        TypeError: See `stas.metrics.check_frames`.
-        ValueError: See `stas.metrics.check_frames`, or the prompt is no caption, has two objects,
+        TypeError: See `stas.measures.frames.check_frames`.
+        ValueError: See `stas.measures.frames.check_frames`, or the prompt is no caption, has two objects,
             or a pattern on the background.
 
     Example:

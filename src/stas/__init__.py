@@ -15,42 +15,50 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from stas.api import RecordingHandle as RecordingHandle
-    from stas.api import SteeringHandle as SteeringHandle
-    from stas.api import find_handle as find_handle
-    from stas.api import record as record
-    from stas.api import steer as steer
-    from stas.config import STASConfig as STASConfig
-    from stas.massive import MassiveActivations as MassiveActivations
-    from stas.massive import find_massive_activations as find_massive_activations
-    from stas.models import ModelSpec as ModelSpec
-    from stas.models import UnsupportedModelError as UnsupportedModelError
-    from stas.models import register_model as register_model
-    from stas.stats import ActivationStats as ActivationStats
-    from stas.tokens import TokenGrid as TokenGrid
+    from stas.activations.massive import find_massive_activations as find_massive_activations
+    from stas.activations.stats import ActivationStats as ActivationStats
+    from stas.assets import BUNDLED_MODEL as BUNDLED_MODEL
+    from stas.checks import StasWarning as StasWarning
+    from stas.hooks.record import RecordingHandle as RecordingHandle
+    from stas.hooks.record import record as record
+    from stas.hooks.steer import SteeringHandle as SteeringHandle
+    from stas.hooks.steer import find_handle as find_handle
+    from stas.hooks.steer import steer as steer
+    from stas.media.video import write_mp4 as write_mp4
+    from stas.method.config import STASConfig as STASConfig
+    from stas.method.detection import MassiveActivations as MassiveActivations
+    from stas.method.tokens import TokenGrid as TokenGrid
+    from stas.models.registry import register_model as register_model
+    from stas.models.spec import ModelSpec as ModelSpec
+    from stas.models.spec import UnsupportedModelError as UnsupportedModelError
 
 _HOMES = {
-    "ActivationStats": "stas.stats",
-    "MassiveActivations": "stas.massive",
-    "ModelSpec": "stas.models",
-    "RecordingHandle": "stas.api",
-    "STASConfig": "stas.config",
-    "SteeringHandle": "stas.api",
-    "TokenGrid": "stas.tokens",
-    "UnsupportedModelError": "stas.models",
-    "find_handle": "stas.api",
-    "find_massive_activations": "stas.massive",
-    "record": "stas.api",
-    "register_model": "stas.models",
-    "steer": "stas.api",
+    "BUNDLED_MODEL": "stas.assets",
+    "ActivationStats": "stas.activations.stats",
+    "MassiveActivations": "stas.method.detection",
+    "ModelSpec": "stas.models.spec",
+    "RecordingHandle": "stas.hooks.record",
+    "STASConfig": "stas.method.config",
+    "StasWarning": "stas.checks",
+    "SteeringHandle": "stas.hooks.steer",
+    "TokenGrid": "stas.method.tokens",
+    "UnsupportedModelError": "stas.models.spec",
+    "find_handle": "stas.hooks.steer",
+    "find_massive_activations": "stas.activations.massive",
+    "record": "stas.hooks.record",
+    "register_model": "stas.models.registry",
+    "steer": "stas.hooks.steer",
+    "write_mp4": "stas.media.video",
 }
 
 __all__ = [
+    "BUNDLED_MODEL",
     "ActivationStats",
     "MassiveActivations",
     "ModelSpec",
     "RecordingHandle",
     "STASConfig",
+    "StasWarning",
     "SteeringHandle",
     "TokenGrid",
     "UnsupportedModelError",
@@ -59,6 +67,7 @@ __all__ = [
     "record",
     "register_model",
     "steer",
+    "write_mp4",
 ]
 
 
@@ -71,4 +80,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*__all__, "__version__"])

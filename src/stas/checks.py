@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from math import inf, isfinite
 from typing import Any
 
+
+class StasWarning(UserWarning):
+    """What stas warns of; `warnings.filterwarnings("error", category=stas.StasWarning)` raises it."""
+
+
 FRAMES = ("num_frames", "frames", "video_length")  # what pipelines call the number of pixel frames
 
 

@@ -1,0 +1,1 @@
+"""Recorded activations: statistics, massive dimensions, profiles, pictures."""

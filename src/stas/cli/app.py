@@ -1,0 +1,98 @@
+"""The command line: a thin shell over the library, one file a command group.
+
+torch and diffusers are imported inside the commands, so that `stas --help` answers at once, and
+after all that can be checked without them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+from rich.markup import escape
+
+from stas import __version__
+from stas.checks import StasWarning
+from stas.cli.generate import generate
+from stas.cli.models import models
+from stas.cli.record import plot, profile, record
+from stas.cli.say import RepeatError, console, notes, sentence
+from stas.cli.studies import compare, study
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    help="Steer the massive activations of video diffusion transformers (STAS).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is told in a sentence, not a traceback."""
+    warnings.showwarning = _show_warning
+    try:
+        app(prog_name="stas")
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
+        if os.environ.get("STAS_TRACEBACK"):
+            traceback.print_exc()
+        notes.print(f"[bold red]Error:[/] {escape(sentence(error))}")
+        cause = error.__cause__ if isinstance(error, RepeatError) else error
+        names_a_file = isinstance(cause, OSError) and cause.filename is not None
+        origin = Path(traceback.extract_tb(cause.__traceback__)[-1].filename) if cause else None
+        if not names_a_file and origin and not origin.is_relative_to(Path(__file__).parent.parent):
+            notes.print("(STAS_TRACEBACK=1 shows where this comes from.)")
+        sys.exit(1)
+
+
+def _stoppable(command: Callable[P, None]) -> Callable[P, None]:
+    """End a command on Ctrl-C with a word and the shell's exit code for it."""
+
+    @wraps(command)
+    def stoppable(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            notes.print("Stopped. What was finished is kept, and nothing is half-written.")
+            raise typer.Exit(130) from None
+
+    return stoppable
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Say what stas warns of; what the libraries beneath warn of is not for users of a command."""
+    if issubclass(category, StasWarning):
+        notes.print(f"[yellow]Warning:[/] {escape(str(message))}")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        console.print(f"stas {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_version, is_eager=True, help="Say the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(models)
+for command in (generate, record, profile, plot, compare, study):
+    app.command()(_stoppable(command))

@@ -1,0 +1,212 @@
+"""`stas record`, `stas profile` and `stas plot`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from stas.cli.options import (
+    Boundary,
+    Count,
+    Device,
+    DTypeName,
+    FirstSeed,
+    Force,
+    Frames,
+    Guidance,
+    Model,
+    OffloadName,
+    Prompts,
+    Resume,
+    Revision,
+    Size,
+    Steps,
+    _blocks,
+    _call_options,
+    _integers,
+)
+from stas.cli.say import LOADING, _say_findings, console, notes
+from stas.cli.session import _Maker
+from stas.pipelines.prompts import _prompts
+
+if TYPE_CHECKING:
+    pass
+
+
+def record(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The .safetensors file of the statistics.")
+    ],
+    prompts: Prompts = None,
+    count: Count = 10,
+    model: Model = "bundled",
+    revision: Revision = None,
+    device: Device = "auto",
+    dtype: DTypeName = "auto",
+    offload: OffloadName = "none",
+    blocks: Annotated[str, typer.Option(help="all, middle, or as in 0,3,-1.")] = "all",
+    boundary: Boundary = 0.08,
+    map_blocks: Annotated[
+        str, typer.Option(help="Blocks of which maps over the tokens are kept, or none.")
+    ] = "middle",
+    map_dims: Annotated[
+        str | None,
+        typer.Option(help="Dimensions of the maps; those of the model's profile by default."),
+    ] = None,
+    frames: Frames = None,
+    size: Size = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: FirstSeed = 0,
+    plots: Annotated[
+        bool,
+        typer.Option("--plots", metavar="", help="Draw pictures into a folder beside the output."),
+    ] = False,
+    resume: Resume = False,
+    force: Force = False,
+) -> None:
+    """Record statistics of the hidden states over many videos.
+
+    What is finished is saved after each video: Ctrl-C loses the video in work, and --resume goes
+    on. `stas plot` draws the file.
+    """
+    arguments = _call_options(frames, size, steps, guidance)
+    _check_stats_place(output, force=force, resume=resume)
+    numbers: dict[str, Any] = {"blocks": _blocks("--blocks", blocks), "boundary": boundary}
+    if map_blocks != "none":
+        numbers["map_blocks"] = _blocks("--map-blocks", map_blocks)
+    if map_dims is not None:
+        numbers["map_dims"] = _integers("--map-dims", map_dims)
+    chosen = _prompt_texts(prompts, model, count)
+    from stas.pipelines.options import PipelineOptions
+
+    maker = _Maker(
+        PipelineOptions(model=model, revision=revision, device=device, dtype=dtype, offload=offload)
+    )
+    if "map_blocks" in numbers and map_dims is None:
+        numbers["map_dims"] = maker.profile_dims()
+    stats = maker.record(chosen, arguments, output, seed=seed, resume=resume, **numbers)
+    console.print(f"{escape(str(output))}: {stats!r}")
+    _say_findings(stats)
+    if plots:
+        _draw({model: stats}, output.with_suffix(""))
+
+
+def profile(
+    model: Model = "bundled",
+    prompts: Prompts = None,
+    count: Count = 100,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The .json file; by default in the cache, where steer finds it."
+        ),
+    ] = None,
+    revision: Revision = None,
+    device: Device = "auto",
+    dtype: DTypeName = "auto",
+    offload: OffloadName = "none",
+    frames: Frames = None,
+    size: Size = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: FirstSeed = 0,
+    resume: Resume = False,
+    force: Force = False,
+) -> None:
+    """Measure which dimensions of a model are massive, and write its profile.
+
+    From then on `steer` and `stas generate` use that profile for the model. The statistics lie
+    beside it.
+    """
+    arguments = _call_options(frames, size, steps, guidance)
+    with notes.status(LOADING):
+        from stas.activations.profiles import cached_profile
+        from stas.assets import BUNDLED_MODEL
+        from stas.pipelines.options import PipelineOptions
+        from stas.pipelines.recorder import make_profile
+    options = PipelineOptions(
+        model=model, revision=revision, device=device, dtype=dtype, offload=offload
+    ).resolved()
+    name = str(BUNDLED_MODEL) if model == "bundled" else options.model
+    place = cached_profile(name) if output is None else output
+    if place.suffix != ".json":
+        raise ValueError(f"A profile is a .json file, but got {str(place)!r}.")
+    recorded = place.with_suffix(".safetensors")
+    if output is None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists() and not force:
+        raise FileExistsError(f"{place} exists already. Use --force to measure anew.")
+    _check_stats_place(recorded, force=force, resume=resume)
+    chosen = _prompt_texts(prompts, model, count)
+    maker = _Maker(options)
+    stats = maker.record(chosen, arguments, recorded, seed=seed, resume=resume)
+    _say_findings(stats)
+    made, found = make_profile(stats, maker.transformer, name)
+    if made is None:
+        raise ValueError(
+            f"No profile is written: no dimension reaches {found.threshold:g} times the mean "
+            f"magnitude. Strongest: {found.describe()}. The statistics are in {recorded}."
+        )
+    made.save(place)
+    console.print(f"{escape(str(place))}: {escape(made.describe())}")
+
+
+def plot(
+    stats: Annotated[list[Path], typer.Argument(help="Files that stas record wrote.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder of the pictures.")
+    ] = Path("plots"),
+    dims: Annotated[
+        str | None, typer.Option(help="Dimensions to show; the massive ones by default.")
+    ] = None,
+    block: Annotated[
+        int | None, typer.Option(help="The block to show; the middle one by default.")
+    ] = None,
+) -> None:
+    """Draw recorded statistics: pictures, and their numbers as CSV."""
+    from stas.activations.stats import ActivationStats
+
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"{output} is a file, but pictures go into a folder.")
+    if len({path.stem for path in stats}) < len(stats):
+        raise ValueError("Two of the files have the same name: the pictures would not tell which.")
+    loaded = {path.stem: ActivationStats.load(path) for path in stats}
+    chosen = None if dims is None else _integers("--dims", dims)
+    _draw(loaded, output, dims=chosen, block=block)
+
+
+def _draw(stats: Any, folder: Path, **options: Any) -> None:
+    with notes.status("Drawing"):
+        from stas.activations.plots import plot
+
+        written = plot(stats, folder, **options)
+    for path in written:
+        console.print(escape(str(path)))
+
+
+def _prompt_texts(path: Path | None, model: str, count: int) -> list[str]:
+    """The first `count` prompts of a file, or of the list that ships for the model."""
+    with notes.status(LOADING):
+        from stas.assets import prompt_list
+
+    listed = [prompt.text for prompt in _prompts(None, path or prompt_list(model))]
+    if len(listed) < count:
+        raise ValueError(
+            f"{count} videos were asked for, but there are {len(listed)} prompts"
+            + (f" in {path}." if path else ", the ones that ship. Give a file by --prompts.")
+        )
+    return listed[:count]
+
+
+def _check_stats_place(path: Path, *, force: bool, resume: bool) -> None:
+    if path.suffix != ".safetensors":
+        raise ValueError(f"Statistics are a .safetensors file, but got {str(path)!r}.")
+    if path.exists() and not (force or resume):
+        raise FileExistsError(
+            f"{path} exists already. Use --resume to go on with it, or --force to overwrite it."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,159 @@
+"""What the command line says, and its bars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from stas.activations.stats import ActivationStats
+    from stas.hooks.steer import SteeringHandle
+    from stas.studies.comparison import Comparison
+    from stas.studies.run import StudyRun
+
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+notes = Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+class RepeatError(ValueError):
+    """A run that a manifest describes could not be repeated."""
+
+
+def sentence(error: Exception) -> str:
+    """What an error says, in one sentence."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.strerror}: {error.filename}"
+    return str(error) or type(error).__name__
+
+
+LOADING = "Loading torch and diffusers"  # which takes seconds
+
+
+@contextmanager
+def _step_bar(label: str, handle: SteeringHandle | None) -> Iterator[Any]:
+    """A bar of denoising steps that says whether the step in work is steered."""
+    columns = (
+        *([TextColumn(label)] if label else []),
+        BarColumn(),
+        TextColumn("step {task.completed:.0f} of {task.total:.0f} {task.fields[state]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=notes) as progress:
+        task = progress.add_task("", total=1, state="")
+
+        def report(done: int, total: int) -> None:
+            if done >= total:
+                state = "decoding"
+            elif handle is None or not handle.config.window.contains(done, total):
+                state = "plain"
+            elif None in handle.dims.values():
+                state = "detecting"
+            else:
+                state = "[green]steered[/]" if any(handle.dims.values()) else "plain"
+            progress.update(task, completed=done, total=total or 1, state=state)
+
+        yield report
+
+
+@contextmanager
+def _video_bar(videos: int, what: str = "video") -> Iterator[Callable[[int, int, int], None]]:
+    """A bar over many videos; it is told (finished videos, finished steps, steps)."""
+    columns = (
+        BarColumn(),
+        TextColumn(what + " {task.fields[video]} of {task.fields[videos]}"),
+        TextColumn("step {task.fields[step]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=notes) as progress:
+        task = progress.add_task("", total=None, video=1, videos=videos, step=0)
+
+        def report(number: int, done: int, steps: int) -> None:
+            progress.update(
+                task,
+                total=videos * max(1, steps),
+                completed=number * steps + done,
+                video=number + 1,
+                step=f"{done} of {steps}",
+            )
+
+        yield report
+
+
+def _say_findings(stats: ActivationStats) -> None:
+    from stas.activations.massive import find_massive_activations
+
+    found = find_massive_activations(stats)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    headings = ("dim", "ratio", "class", "blocks", "sign", "first", "boundary", "interior")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("class", "blocks") else "right")
+    for each in found.findings:
+        of = f"{len(each.blocks)} of {len(stats.blocks)}"
+        groups = (each.first_frame, each.boundary, each.interior)
+        values = (f"{value:.3g}" for value in groups)
+        table.add_row(
+            str(each.dim),
+            f"{each.ratio:.1f}",
+            each.dimension_class,
+            of,
+            f"{each.sign:+.2f}",
+            *values,
+        )
+    console.print(table)
+    if found.nonfinite:
+        notes.print(
+            f"[yellow]Warning:[/] {found.nonfinite} values belong to samples with a NaN or an "
+            "infinity and were left out."
+        )
+
+
+def _say_time(pipeline: Any, run: StudyRun, call: Any) -> None:
+    """Say about how long the videos that are left will take."""
+    from stas.studies.run import seconds_per_video
+
+    with notes.status("Timing short videos"):
+        seconds = seconds_per_video(pipeline, call, run.study.seed)
+    if seconds == seconds:  # a number
+        notes.print(
+            f"{run.left:,} to make, about {_duration(run.left * seconds)} here ({seconds:.1f} s "
+            "each, measuring not counted)."
+        )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _say_differences(result: Comparison) -> None:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("measure", "run", "difference", "95 % interval", "n", "in words"):
+        table.add_column(heading, justify="right" if heading in ("difference", "n") else "left")
+    for row in result.differences():
+        difference, pairs = (
+            ("-", "0")
+            if row.found is None
+            else (f"{row.found.difference:+.3g}", str(row.found.pairs))
+        )
+        cells = (difference, row.interval, pairs)
+        table.add_row(row.measure, escape(row.run), *cells, row.words)
+    (console if console.is_terminal else Console(width=200)).print(table)
+    if result.missing:
+        notes.print(
+            f"Not measured: {', '.join(result.missing)}. They need pip install 'stas\\[metrics]'."
+        )

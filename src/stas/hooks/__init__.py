@@ -1,0 +1,1 @@
+"""Attaching to diffusers' transformers and pipelines."""

@@ -1,0 +1,268 @@
+"""Recording one transformer: statistics of its blocks' outputs, never changing a bit of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from importlib.metadata import version
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from stas.activations.stats import ActivationStats, RecordedBranch, partial_sums, surface_sums
+from stas.hooks.handle import Handle
+from stas.hooks.loop import LoopListener
+from stas.hooks.targets import (
+    _block_numbers,
+    _check_dims,
+    _dtype_of,
+    _find_transformers,
+    _follow,
+    _loaded_from,
+    _refuse_a_second,
+)
+from stas.hooks.transformer import TransformerHooks, config_of, outside_graphs
+from stas.method.config import Blocks, STASConfig
+from stas.method.tokens import Axes, TokenGrid
+from stas.method.window import StepClock, Window
+from stas.models.spec import ModelSpec
+
+
+@dataclass
+class _Forward:
+    """What one forward showed, on its way from the device."""
+
+    step: int
+    num_steps: int
+    grid: TokenGrid
+    samples: list[RecordedBranch]
+    partials: list[tuple[int, int, torch.Tensor]] = field(default_factory=list)  # block, sample
+    maps: list[tuple[int, torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    devices: set[torch.device] = field(default_factory=set)
+    copied: list[torch.Event] = field(default_factory=list)
+
+
+class TransformerRecording(TransformerHooks):
+    """Records one transformer while attached.
+
+    Sums are taken on the device. They come to the host in the background and are merged there
+    when the next forward has been started, so that no forward waits.
+    """
+
+    hook_name: ClassVar[str] = "stas_record"
+    verb = "record"
+
+    def __init__(
+        self,
+        name: str,
+        transformer: nn.Module,
+        spec: ModelSpec,
+        block_numbers: Sequence[int],
+        clock: StepClock,
+        listener: LoopListener | None,
+        stats: ActivationStats,
+    ) -> None:
+        super().__init__(name, transformer, spec, block_numbers, clock, listener)
+        self._stats = stats
+        self._forward: _Forward | None = None
+        self._pending: list[_Forward] = []
+
+    @property
+    def stats(self) -> ActivationStats:
+        """All that was recorded so far."""
+        self._merge()
+        return self._stats
+
+    @outside_graphs
+    def begin(self, device: torch.device) -> bool:
+        """Prepare for the samples of a forward."""
+        num_steps = self.clock.num_steps or 1
+        self._stats.check_steps(num_steps)
+        samples: list[RecordedBranch] = ["other"] * self.video.batch
+        for branch, rows in self.branch_rows():
+            for sample in range(self.video.batch)[rows or slice(None)]:
+                samples[sample] = branch
+        self._forward = _Forward(self.clock.step, num_steps, self.video.grid, samples)
+        return True
+
+    @outside_graphs
+    def act(self, index: int, tokens: torch.Tensor, axes: Axes) -> None:
+        """Take the sums of each sample and send them to the host."""
+        forward, block = self._forward, self.block_numbers[index]
+        if forward is None:
+            return
+        forward.devices.add(tokens.device)
+        with torch.no_grad():
+            # Where FasterCache leaves the uncond rows out, the last ones are there.
+            left_out = self.video.batch - tokens.shape[0]
+            for sample, values in enumerate(self.video.raster(tokens), start=left_out):
+                partial = partial_sums(values, forward.grid, self._stats.boundary)
+                forward.partials.append((block, sample, _to_host(partial)))
+                if block in self._stats.map_blocks:
+                    grid = (forward.grid.frames, forward.grid.height, forward.grid.width)
+                    chosen = values[:, list(self._stats.map_dims)].abs().float().T
+                    forward.maps.append(
+                        (block, _to_host(surface_sums(values)), _to_host(chosen.unflatten(1, grid)))
+                    )
+
+    @outside_graphs
+    def end(self) -> None:
+        """Merge what earlier forwards sent."""
+        forward, self._forward = self._forward, None
+        self._merge()
+        if forward is not None:
+            for device in forward.devices:
+                if device.type != "cpu":
+                    event = torch.Event(device)
+                    event.record(torch.accelerator.current_stream(device))
+                    forward.copied.append(event)
+            self._pending.append(forward)
+
+    def _merge(self) -> None:
+        while self._pending:
+            forward = self._pending.pop(0)
+            for event in forward.copied:
+                event.synchronize()
+            step, num_steps = forward.step, forward.num_steps
+            for block, sample, partial in forward.partials:
+                branch = forward.samples[sample]
+                self._stats.add(step, num_steps, branch, block, partial, forward.grid)
+            for block, surface, values in forward.maps:
+                self._stats.add_maps(block, surface, values)
+
+
+def _to_host(values: torch.Tensor) -> torch.Tensor:
+    return values.to("cpu", non_blocking=True)
+
+
+class RecordingHandle(Handle):
+    """What ends a `record`, and what was recorded; also a context manager.
+
+    Made by `record` and not by hand.
+    """
+
+    def __init__(
+        self,
+        recordings: Mapping[str, TransformerRecording],
+        clock: StepClock,
+        listener: LoopListener | None,
+    ) -> None:
+        super().__init__(recordings, clock, listener)
+        self._recordings = dict(recordings)
+
+    @property
+    def stats(self) -> ActivationStats:
+        """What was recorded so far, after `remove` too.
+
+        Raises:
+            ValueError: Several transformers were recorded: see `stats_of`.
+        """
+        if len(self._recordings) > 1:
+            raise ValueError(
+                f"Several transformers were recorded: {', '.join(self._recordings)}. Their "
+                "statistics are in stats_of, by name."
+            )
+        return next(iter(self.stats_of.values()))
+
+    @property
+    def stats_of(self) -> dict[str, ActivationStats]:
+        """What was recorded so far, for each transformer by its name in the pipeline."""
+        return {name: recording.stats for name, recording in self._recordings.items()}
+
+
+def record(
+    target: Any,
+    *,
+    blocks: Blocks = "all",
+    boundary: float = 0.08,
+    map_blocks: Blocks | None = None,
+    map_dims: Sequence[int] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> RecordingHandle:
+    """Record statistics of a video transformer's hidden states while it samples.
+
+    Reads what the blocks return, after steering if that is on, and changes no bit of it. The
+    sums are taken on the device and come to the host in the background. A block that a cache
+    skips is not recorded in that step. A compiled model breaks its graph at each recorded block.
+
+    Args:
+        target: A diffusers pipeline, or a bare transformer, whose steps `set_step` tells.
+        blocks: "all", "middle", or block numbers, as in `STASConfig`.
+        boundary: r, the head and tail share of each latent frame that counts as boundary, 0 to
+            0.5.
+        map_blocks: Recorded blocks of which mean |h| is also kept over the tokens: for all
+            dimensions over at most 256 groups of neighbouring tokens, and for `map_dims` over
+            the whole grid. None keeps no map.
+        map_dims: Dimensions of the maps over the whole grid.
+        metadata: Text that travels with the statistics; model, transformer and versions are
+            added.
+
+    Returns:
+        A handle with the statistics. Use it as a context manager or call `remove`.
+
+    Raises:
+        UnsupportedModelError: No transformer of the target is known to stas.
+        RuntimeError: The transformer is recorded already.
+        ValueError: A number is out of range for this model.
+        TypeError: An argument has the wrong type.
+
+    Example:
+        >>> from diffusers import WanTransformer3DModel
+        >>> transformer = WanTransformer3DModel(
+        ...     num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
+        ...     text_dim=16, freq_dim=16, ffn_dim=32, num_layers=2
+        ... )
+        >>> with record(transformer) as recording:
+        ...     _ = transformer(torch.ones(1, 4, 2, 4, 4), torch.ones(1), torch.ones(1, 3, 16))
+        >>> recording.stats
+        ActivationStats(2 blocks, width 24, 1 steps, 1 samples)
+    """
+    # The same fields as for steering, so the same checks.
+    chosen = STASConfig(blocks=blocks, boundary=boundary)
+    mapped = STASConfig(blocks=map_blocks) if map_blocks is not None else None
+    dims = STASConfig(dims=tuple(map_dims)).dims if map_dims else ()
+    transformers = _find_transformers(target, "record")
+    clock, listener = _follow(target, transformers, Window(0.0, 1.0))
+    recordings = {}
+    for name, (transformer, spec) in transformers.items():
+        all_blocks = spec.blocks(transformer)
+        _refuse_a_second(name, spec, all_blocks, TransformerRecording)
+        width = spec.feature_width(config_of(transformer))
+        _check_dims(dims or (), width, name, spec)
+        numbers = _block_numbers(chosen, len(all_blocks), name)
+        map_numbers = _block_numbers(mapped, len(all_blocks), name) if mapped else []
+        if missing := sorted(set(map_numbers) - set(numbers)):
+            raise ValueError(
+                f"map_blocks must be among the recorded blocks, but {missing} are not."
+            )
+        stats = ActivationStats(
+            blocks=numbers,
+            width=width,
+            boundary=chosen.boundary,
+            map_blocks=map_numbers,
+            map_dims=dims or (),
+            metadata={
+                "model": str(_loaded_from(target, transformer) or ""),
+                "transformer": spec.transformer,
+                "config": _fingerprint(config_of(transformer)),
+                "torch": torch.__version__,
+                "diffusers": version("diffusers"),
+                "dtype": str(_dtype_of(transformer)),
+            }
+            | dict(metadata or {}),
+        )
+        recordings[name] = TransformerRecording(
+            name, transformer, spec, numbers, clock, listener, stats
+        )
+    handle = RecordingHandle(recordings, clock, listener)
+    handle._attach()
+    return handle
+
+
+def _fingerprint(config: Mapping[str, Any]) -> str:
+    """A short hash of a transformer's architecture, the same wherever it was loaded from."""
+    fields = {key: value for key, value in config.items() if not key.startswith("_")}
+    return sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,124 @@
+"""What is steered or recorded: the transformers of a pipeline, and what is checked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from stas.hooks.loop import LoopListener
+from stas.hooks.registry import is_hooked
+from stas.hooks.transformer import TransformerHooks, config_of
+from stas.method.config import STASConfig
+from stas.method.window import StepClock, Window
+from stas.models.registry import find_spec, supported_text
+from stas.models.spec import ModelSpec, UnsupportedModelError
+
+
+def _follow(
+    target: Any, transformers: Mapping[str, tuple[nn.Module, ModelSpec]], window: Window
+) -> tuple[StepClock, LoopListener | None]:
+    """A clock, and for a pipeline the listener that moves it."""
+    if isinstance(target, nn.Module):
+        return StepClock(window), None
+    if not all(
+        callable(getattr(getattr(target, "scheduler", None), method, None))
+        for method in ("set_timesteps", "step")
+    ):
+        raise ValueError(
+            f"{type(target).__name__} has no scheduler with set_timesteps and step, so the "
+            "denoising step can't be followed. Set pipe.scheduler, or take the bare transformer: "
+            "stas.steer(pipe.transformer) and handle.set_step(i, n) in your loop."
+        )
+    clock = StepClock(window, waits=True)
+    return clock, LoopListener(target, clock, transformers)
+
+
+def _loaded_from(target: Any, transformer: nn.Module) -> str | None:
+    """The hub id or folder of the pipeline, else of the transformer."""
+    of_pipeline = None if isinstance(target, nn.Module) else getattr(target, "name_or_path", None)
+    name = of_pipeline or getattr(config_of(transformer), "_name_or_path", None)
+    return str(name) if name else None
+
+
+def _dtype_of(transformer: nn.Module) -> torch.dtype | None:
+    """diffusers' models say their dtype, others have that of their first parameter."""
+    first = next((parameter.dtype for parameter in transformer.parameters()), None)
+    return getattr(transformer, "dtype", first)
+
+
+def _refuse_a_second(
+    name: str, spec: ModelSpec, blocks: list[nn.Module], kind: type[TransformerHooks]
+) -> None:
+    if any(is_hooked(block, kind.hook_name) for block in blocks):
+        verb = kind.verb
+        found = " or stas.find_handle(...).remove()," if verb == "steer" else ""
+        raise RuntimeError(
+            f"{name} ({spec.transformer}) is {verb}ed already. Call remove() on the handle of the "
+            f"first stas.{verb},{found} then {verb} again."
+        )
+
+
+def _check_dims(dims: Sequence[int], width: int, name: str, spec: ModelSpec) -> None:
+    if dims and max(dims) >= width:
+        raise ValueError(
+            f"dims must be below {width}, the feature width of {name} ({spec.transformer}), but "
+            f"got {max(dims)}."
+        )
+
+
+def _find_transformers(
+    target: Any, verb: Literal["steer", "record"]
+) -> dict[str, tuple[nn.Module, ModelSpec]]:
+    """The known transformers of a target by component name, compiled ones unwrapped."""
+    if isinstance(target, type):
+        raise TypeError(
+            f"Expected a pipeline or a transformer, but got the class {target.__name__} itself: "
+            f"pass an instance, as in pipe = {target.__name__}.from_pretrained(...)."
+        )
+    if isinstance(target, nn.Module):
+        components: Mapping[str, Any] = {"transformer": target}
+    else:
+        components = getattr(target, "components", None) or {}
+        if not isinstance(components, Mapping):
+            components = {}
+    modules = {
+        name: getattr(component, "_orig_mod", component)
+        for name, component in components.items()
+        if isinstance(component, nn.Module)
+    }
+    found: dict[str, tuple[nn.Module, ModelSpec]] = {}
+    for name, module in modules.items():
+        spec = find_spec(module)
+        # One transformer may sit in both expert slots.
+        if spec is not None and all(module is not other for other, _ in found.values()):
+            found[name] = module, spec
+    for module, spec in found.values():
+        for refused in (verb, type(target).__name__):
+            if refused in spec.refusals:
+                what = type(target if refused != verb else module).__name__
+                raise UnsupportedModelError(f"stas can't {verb} {what}: {spec.refusals[refused]}")
+    if not found:
+        seen = ", ".join(f"{name}: {type(module).__name__}" for name, module in modules.items())
+        raise UnsupportedModelError(
+            f"{type(target).__name__} has no transformer that stas can steer"
+            + (f" (found {seen}). " if seen else ". ")
+            + supported_text()
+        )
+    return found
+
+
+def _block_numbers(config: STASConfig, num_blocks: int, name: str) -> list[int]:
+    if config.blocks == "all":
+        return list(range(num_blocks))
+    if config.blocks == "middle":
+        return [num_blocks // 2]
+    for number in config.blocks:
+        if not -num_blocks <= int(number) < num_blocks:
+            raise ValueError(
+                f"{name} has {num_blocks} blocks, numbered 0 to {num_blocks - 1} (or "
+                f"{-num_blocks} to -1 from the end), but got block {number}."
+            )
+    return sorted({int(number) % num_blocks for number in config.blocks})

@@ -1,0 +1,173 @@
+"""What can be measured on the exact frames of one video, and which transitions it is split by.
+
+All but the similarities and the aesthetic score needs no weights. `scikit-image` and
+`opencv-python-headless` (the extra `metrics`) do SSIM, PSNR, optical flow and sharpness and are
+imported where they are used. The similarities need weights of an image encoder, which transformers
+downloads or finds in its cache; the aesthetic score needs CLIP's and a linear head from a file.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec as find_module
+from pathlib import Path
+from typing import cast
+
+from stas.measures.features import (
+    AestheticScorer,
+    ImageEncoder,
+    consecutive_similarity,
+    first_frame_similarity,
+)
+from stas.measures.frames import (
+    Values,
+    check_frames,
+    colourfulness,
+    flow_metrics,
+    pixel_difference,
+    psnr,
+    sharpness,
+    ssim,
+)
+from stas.measures.result import VideoMetrics, cross_chunk
+from stas.media.video import Frames
+from stas.method.frames import FrameMap
+
+Measure = Callable[[Frames, str], Mapping[str, float]]  # of frames and their prompt
+
+
+# By the names of the results that each gives.
+CURVES: dict[tuple[str, ...], Callable[[Frames], dict[str, Values]]] = {
+    ("pixel difference",): lambda frames: {"pixel difference": pixel_difference(frames)},
+    ("ssim",): lambda frames: {"ssim": ssim(frames)},
+    ("psnr",): lambda frames: {"psnr": psnr(frames)},
+    ("warping error", "motion"): flow_metrics,
+}
+
+
+FRAMES: dict[str, Callable[[Frames], Values]] = {
+    "sharpness": sharpness,
+    "colourfulness": colourfulness,
+}
+
+
+NAMES = tuple(name for names in CURVES for name in names) + tuple(FRAMES)
+
+
+WITHOUT_EXTRA = ("pixel difference", "colourfulness")
+
+
+def available_names() -> tuple[str, ...]:
+    """The measures that the installed packages allow: `NAMES`, or `WITHOUT_EXTRA`."""
+    return NAMES if find_module("cv2") and find_module("skimage") else WITHOUT_EXTRA
+
+
+def measure(
+    frames: Frames,
+    frame_map: FrameMap,
+    names: Sequence[str] = NAMES,
+    encoders: Sequence[ImageEncoder] = (),
+    own: Sequence[Measure] = (),
+    prompt: str = "",
+    aesthetic: AestheticScorer | None = None,
+) -> VideoMetrics:
+    """Measure one video.
+
+    Args:
+        frames: (T, H, W, 3), uint8, exact (not read back from a compressed file).
+        frame_map: Which pixel frames share a latent frame.
+        names: Of `NAMES`; all that need no weights by default.
+        encoders: Each adds "NAME similarity" of consecutive frames and "NAME similarity to the
+            first frame".
+        own: Measures of your own, see `load_measure`; each is given the frames and the prompt.
+        prompt: What the video is to show.
+        aesthetic: Adds "aesthetic", a value per frame.
+
+    Returns:
+        Curves, values per frame, and which transitions cross latent frames.
+
+    Raises:
+        ImportError: The extra `metrics` is missing; `WITHOUT_EXTRA` are the names that do without.
+        TypeError: See `check_frames`.
+        ValueError: See `check_frames`, or there is no such measure.
+
+    Example:
+        >>> video = np.zeros((5, 16, 16, 3), np.uint8)
+        >>> video[1:] = 9
+        >>> measured = measure(video, FrameMap(4), WITHOUT_EXTRA)
+        >>> measured.summary()["pixel difference, across chunks"]
+        9.0
+        >>> measured.summary()["pixel difference, within chunks"]
+        0.0
+    """
+    frames = check_frames(frames)
+    if unknown := [name for name in names if name not in NAMES]:
+        raise ValueError(
+            f"There is no measure {', '.join(map(repr, unknown))}. Known: {', '.join(NAMES)}."
+        )
+    curves: dict[str, Values] = {}
+    for given, function in CURVES.items():
+        if any(name in names for name in given):
+            curves |= {k: v for k, v in function(frames).items() if k in names}
+    for encoder in encoders:
+        features = encoder.features(frames)
+        curves[f"{encoder.name} similarity"] = consecutive_similarity(features)
+        curves[f"{encoder.name} similarity to the first frame"] = first_frame_similarity(features)
+    values = {name: function(frames) for name, function in FRAMES.items() if name in names}
+    if aesthetic is not None:
+        values["aesthetic"] = aesthetic.scores(frames)
+    return VideoMetrics(
+        curves=curves,
+        frames=values,
+        cross=cross_chunk(len(frames), frame_map),
+        numbers={key: value for each in own for key, value in _own(each, frames, prompt).items()},
+    )
+
+
+def _own(function: Measure, frames: Frames, prompt: str) -> dict[str, float]:
+    found = function(frames, prompt)
+    try:
+        return {str(name): float(value) for name, value in found.items()}
+    except (AttributeError, TypeError, ValueError):
+        name = getattr(function, "__qualname__", repr(function))
+        raise ValueError(
+            f"The measure {name} must return numbers by name, as in {{'brightness': 0.4}}, but "
+            f"returned {found!r:.80}."
+        ) from None
+
+
+def load_measure(source: str) -> Measure:
+    """A measure of your own, from its name.
+
+    It takes the frames (T, H, W, 3), uint8, and the prompt, and returns numbers by name, NaN where
+    it has none. `training.truth:truth` of this repository is one.
+
+    Args:
+        source: "module:function"; the module is looked for in the working folder too.
+
+    Raises:
+        ValueError: There is no such module or function, or it does not take two arguments.
+
+    Example:
+        >>> load_measure("math:no_such_function")
+        Traceback (most recent call last):
+        ...
+        ValueError: The measure 'math:no_such_function' can't be loaded: module 'math' has no \
+attribute 'no_such_function'. Expected module:function with a function of frames and prompt, the \
+module installed or in the working folder.
+    """
+    module, _, name = source.partition(":")
+    if "" not in sys.path and (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    try:
+        function = getattr(import_module(module), name)
+        inspect.signature(function).bind(None, "")
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The measure {source!r} can't be loaded: {error}. Expected module:function with a "
+            "function of frames and prompt, the module installed or in the working folder."
+        ) from error
+    return cast(Measure, function)

@@ -1,0 +1,68 @@
+"""Pictures of videos: strips of frames, and videos side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from stas.media.video import Frames
+
+SHOWN_SIDE = 192  # pixels: smaller videos are enlarged in pictures that people look at
+
+
+def labelled(frames: Frames, text: str) -> Frames:
+    """Frames under a bar with a text that can be read when the whole is scaled to a page."""
+    width = frames.shape[2]
+    size = max(14, width // 70)
+    bar = Image.new("RGB", (width, 2 * (size // 2 + 5)), "black")  # even, for yuv420p
+    draw = ImageDraw.Draw(bar)
+    font = ImageFont.load_default(size)
+    draw.text((6, bar.height // 2), text, fill="white", font=font, anchor="lm")
+    bars = np.broadcast_to(np.asarray(bar), (len(frames), *np.asarray(bar).shape))
+    return np.concatenate([bars, frames], axis=1)
+
+
+def side_by_side(videos: Mapping[str, Frames]) -> Frames:
+    """Videos of one size beside one another under their names, small ones enlarged.
+
+    Args:
+        videos: By name, (T, H, W, 3).
+
+    Returns:
+        (T, H', W', 3): each is enlarged by a whole number, below a bar with its name.
+    """
+    panes = []
+    for name, frames in videos.items():
+        factor = max(1, -(-SHOWN_SIDE // min(frames.shape[1:3])))
+        panes.append(labelled(frames.repeat(factor, axis=1).repeat(factor, axis=2), name))
+    return np.concatenate(panes, axis=2)
+
+
+def strips(videos: Mapping[str, Frames]) -> Image.Image:
+    """A strip of frames for each video, one below the other under their names."""
+    rows = [labelled(np.asarray(strip(frames))[None], name)[0] for name, frames in videos.items()]
+    return Image.fromarray(np.concatenate(rows, axis=0))
+
+
+GAP = 4  # pixels between the frames of a strip
+
+
+def strip(frames: Frames, *, count: int = 8) -> Image.Image:
+    """A row of at most `count` evenly spaced frames, first and last included.
+
+    A white gap of GAP pixels between them keeps them from looking like one picture, so n frames of
+    width W make n * W + (n - 1) * GAP pixels.
+
+    Example:
+        >>> strip(np.zeros((17, 128, 128, 3), dtype=np.uint8)).size
+        (1052, 128)
+    """
+    chosen = frames[np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int))]
+    n, height, width = chosen.shape[:3]
+    row = np.full((height, n * (width + GAP) - GAP, 3), 255, dtype=np.uint8)
+    for place, frame in enumerate(chosen):
+        left = place * (width + GAP)
+        row[:, left : left + width] = frame
+    return Image.fromarray(row)

@@ -1,0 +1,1 @@
+"""Loading pipelines and making videos with them."""

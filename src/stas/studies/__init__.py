@@ -1,0 +1,1 @@
+"""Many videos: comparisons and studies."""

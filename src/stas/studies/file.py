@@ -1,0 +1,111 @@
+"""Reading a study from its TOML file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from stas.assets import BUNDLED, prompt_list, shipped
+from stas.studies.plan import Study, _expect
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def load_study(source: str | os.PathLike[str], **changes: Any) -> Study:
+    """Read a study from its TOML file.
+
+    Args:
+        source: A file, or the name of a study that ships, such as "ablation-scale".
+        **changes: Keys of the file in place of what it says; of `arguments` those that are named,
+            and `own_measures` beside the file's. None changes nothing.
+
+    Returns:
+        The study, its prompts read.
+
+    Raises:
+        FileNotFoundError: There is no such file or study, or no such list of prompts.
+        ValueError: Not TOML, an unknown key, or what `Study` refuses; the message names the file.
+
+    Example:
+        >>> load_study("ablation-scale").axes["scale"][0]
+        0.5
+    """
+    path = Path(source)
+    known = shipped("studies", ".toml")
+    if not path.is_file() and str(source) in known:
+        path = known[str(source)]
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no study {str(source)!r}: expected a TOML file or one of {', '.join(known)}."
+        )
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if "model" in changes and not isinstance(data.get("base", {}).get("dims", ""), str):
+            raise ValueError(
+                "its dims are those of its own model. Copy the file and give dims of yours"
+            )
+        for name in ("arguments", "own_measures"):
+            if name in changes:
+                new = changes[name]
+                old = data.get(name, type(new)())
+                _expect(isinstance(old, type(new)), f"{name} must be a {type(new).__name__}")
+                changes[name] = {**old, **new} if isinstance(new, dict) else [*old, *new]
+        return _study(path, data | changes)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a study: {error}") from error
+
+
+def _study(path: Path, data: dict[str, Any]) -> Study:
+    known = {each.name for each in fields(Study)} - {"prompt_file", "name"} | {"count"}
+    if unknown := sorted(set(data) - known):
+        raise ValueError(
+            f"unknown keys {', '.join(map(repr, unknown))}. Known: {', '.join(sorted(known))}."
+        )
+    for name in ("arguments", "base", "axes"):
+        _expect(isinstance(data.get(name, {}), dict), f"{name} must be a table")
+    prompts, origin = _prompts(path, data.pop("prompts", "list"), data.get("model", BUNDLED))
+    if (count := data.pop("count", None)) is not None:
+        fits = isinstance(count, int) and not isinstance(count, bool) and 0 < count <= len(prompts)
+        _expect(fits, f"count must be 1 to {len(prompts)}, the number of prompts, but got {count}")
+        prompts = prompts[:count]
+    data["axes"] = {
+        axis: tuple(_frozen(value) for value in _list(axis, values))
+        for axis, values in data.get("axes", {}).items()
+    }
+    data["base"] = {name: _frozen(value) for name, value in data.get("base", {}).items()}
+    for name in ("measures", "own_measures", "encoders"):
+        if name in data:
+            data[name] = tuple(_list(name, data[name]))
+    return Study(name=path.stem, prompts=tuple(prompts), prompt_file=origin, **data)
+
+
+def _prompts(path: Path, listed: Any, model: Any) -> tuple[list[str], dict[str, Any] | None]:
+    """The prompts, and the name and hash of their file if they are not the study's own."""
+    if isinstance(listed, list):
+        return listed, None
+    _expect(isinstance(listed, str), f"prompts must be a list or a file, but got {listed!r}")
+    # The list that ships for the model, or a file beside the study's.
+    file = prompt_list(model) if listed == "list" else path.parent / listed
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no prompt file {str(file)!r}, which {path} names.")
+    data = file.read_bytes()
+    prompts = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
+    return prompts, {"name": file.name, "sha256": sha256(data).hexdigest()}
+
+
+def _list(name: str, values: Any) -> Sequence[Any]:
+    _expect(isinstance(values, list), f"{name} must be a list, but got {values!r}")
+    return list(values)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

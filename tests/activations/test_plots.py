@@ -1,0 +1,120 @@
+"""Pictures and tables of recorded statistics."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stas.activations.massive import find_massive_activations
+from stas.activations.plots import plot
+from stas.activations.stats import ActivationStats, partial_sums, surface_sums
+from stas.method.config import REGIONS
+from stas.method.tokens import TokenGrid
+from tests.activations.test_massive import planted
+
+
+def recorded(dims=None, seed=0):
+    stats = planted(128, dims or {9: 60, 30: 8}, steps=4, seed=seed)
+    stats.map_blocks, stats.map_dims = (2,), (30, 9)
+    grid = TokenGrid(3, 4, 6)
+    tokens = np.linspace(1, 2, grid.num_tokens)
+    for _ in range(2):
+        values = planted_tokens(grid, tokens)
+        stats.add_maps(2, surface_sums(values), values[:, [30, 9]].abs().T.reshape(2, 3, 4, 6))
+    return stats
+
+
+def planted_tokens(grid, scale):
+    import torch
+
+    values = torch.ones(grid.num_tokens, 128)
+    values[:, 9] = 60 * torch.as_tensor(scale, dtype=torch.float32)
+    return values
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.reader(file))
+
+
+def test_every_picture_has_its_numbers_beside_it(tmp_path):
+    stats = recorded()
+    written = plot({"a model": stats}, tmp_path / "plots")
+    names = {path.stem for path in written}
+    assert names == {"surface", "groups", "steps", "ratios", "map"}
+    for path in written:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                assert image.width == 800
+                assert np.asarray(image.convert("L")).std() > 5  # something is drawn
+    surface = table(tmp_path / "plots/surface.csv")
+    assert max(float(value) for value in surface[1][1:]) == pytest.approx(60, rel=0.05)
+
+
+def numbers(path):
+    """A table's rows without its heading, what is a number as one."""
+    return [[float(cell) if cell[0].isdigit() else cell for cell in row] for row in table(path)[1:]]
+
+
+def test_the_tables_hold_the_statistics_of_the_middle_block(tmp_path):
+    stats = recorded()
+    plot({"m": stats}, tmp_path, dims=(9, 30))
+    pooled = {region: stats.pooled(regions=(region,)) for region in REGIONS}
+    assert numbers(tmp_path / "groups.csv") == [
+        [dim, region, float(each.mean_abs[2, dim]), int(each.count[2, dim])]
+        for region, each in pooled.items()
+        for dim in (9, 30)
+    ]
+    for step, *values, ratio in numbers(tmp_path / "steps.csv"):
+        of_step = [stats.pooled(steps=[int(step)], regions=(region,)) for region in REGIONS]
+        assert values == [float(each.mean_abs[2, 9]) for each in of_step]
+        assert ratio == pytest.approx(values[1] / values[2])
+    assert [row[0] for row in numbers(tmp_path / "steps.csv")] == [0, 1, 2, 3]
+    everything = stats.pooled().mean_abs
+    strongest = find_massive_activations(stats).strongest
+    assert table(tmp_path / "ratios.csv")[0] == ["block", *(f"dimension {d}" for d in strongest)]
+    ratios = everything / everything.mean(1, keepdim=True)
+    assert [row[0] for row in numbers(tmp_path / "ratios.csv")] == [0, 1, 2, 3]
+    assert [row[1:] for row in numbers(tmp_path / "ratios.csv")] == ratios[:, strongest].tolist()
+    maps = dict(zip(stats.map_dims, stats.token_map.mean[0], strict=True))
+    for dim, *place, value in numbers(tmp_path / "map.csv"):
+        assert value == maps[dim][tuple(map(int, place))]
+    assert len(numbers(tmp_path / "map.csv")) == 2 * 3 * 4 * 6
+
+
+def test_several_models_side_by_side(tmp_path):
+    stats = recorded()
+    written = plot({"one": stats, "two": planted(128, {}, seed=3)}, tmp_path)
+    assert {"one-surface", "two-groups", "models"} <= {path.stem for path in written}
+    rows = table(tmp_path / "models.csv")
+    assert {row[0] for row in rows[1:]} == {"one", "two"}
+    found = find_massive_activations(stats).findings[0]
+    groups = found.first_frame, found.boundary, found.interior
+    assert rows[1] == ["one", *map(str, (9, found.ratio, "massive", *groups))]
+    assert not (tmp_path / "two-surface.png").exists()  # no maps were recorded
+
+
+def test_a_single_frame_and_a_single_step(tmp_path):
+    grid = TokenGrid(1, 2, 2)
+    stats = ActivationStats(blocks=(0,), width=64, boundary=0.1)
+    stats.add(0, 1, "other", 0, partial_sums(planted_tokens(grid, 1)[:, :64], grid, 0.1), grid)
+    assert {path.stem for path in plot({"m": stats}, tmp_path)} == {"groups", "steps", "ratios"}
+    assert table(tmp_path / "steps.csv")[1][2] == "nan"
+
+
+@pytest.mark.parametrize(
+    ("stats", "options", "message"),
+    [
+        ({}, {}, "no statistics"),
+        ({"m": ActivationStats(blocks=(0,), width=4, boundary=0.1)}, {}, "no samples"),
+        ({"m": planted(64, {})}, {"block": 9}, "Block 9 was not recorded"),
+        ({"m": planted(64, {})}, {"dims": (64,)}, "from 0 to 63"),
+    ],
+)
+def test_bad_input_writes_nothing(tmp_path, stats, options, message):
+    with pytest.raises(ValueError, match=message):
+        plot(stats, tmp_path / "plots", **options)
+    assert not (tmp_path / "plots").exists()

@@ -1,0 +1,97 @@
+"""Profiles: found by id or folder, only when they fit, and refused when broken."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from stas.activations.profiles import FOLDER_PROFILE, Profile, cached_profile, find_profile
+
+WAN = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+WAN_CONFIG = {"num_layers": 30, "num_attention_heads": 12, "attention_head_dim": 128}
+GOOD = {
+    "format": "stas.profile/1",
+    "model": "mine",
+    "transformer": "WanTransformer3DModel",
+    "config": {"num_layers": 3},
+    "dims": [5],
+    "ratios": [31.0],
+    "source": "measured",
+}
+
+
+def test_every_shipped_profile_loads():
+    shipped = sorted(Path(str(files("stas"))).glob("profiles/*.json"))
+    assert shipped
+    for path in shipped:
+        Profile.load(path)
+
+
+def test_the_papers_dimension_for_wan():
+    profile = find_profile(WAN, "WanTransformer3DModel", WAN_CONFIG)
+    assert profile is not None
+    assert profile.dims == (1188,)
+    assert profile.source == "paper"
+
+
+@pytest.mark.parametrize(
+    ("name", "transformer", "config"),
+    [
+        (None, "WanTransformer3DModel", WAN_CONFIG),
+        ("somebody/else", "WanTransformer3DModel", WAN_CONFIG),
+        (WAN, "CogVideoXTransformer3DModel", WAN_CONFIG),
+        (WAN, "WanTransformer3DModel", WAN_CONFIG | {"num_layers": 40}),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_not_used(name, transformer, config):
+    assert find_profile(name, transformer, config) is None
+
+
+def test_a_folder_carries_its_own_profile(tmp_path):
+    (tmp_path / FOLDER_PROFILE).write_text(json.dumps(GOOD))
+    (tmp_path / "transformer").mkdir()
+    for place in (tmp_path, tmp_path / "transformer"):
+        profile = find_profile(str(place), "WanTransformer3DModel", {"num_layers": 3})
+        assert profile is not None
+        described = "profile mine (measured): dimension 5 at 31.0x the mean (massive)"
+        assert profile.describe() == described
+
+
+def test_what_was_measured_here_comes_before_the_folders_own(tmp_path):
+    (tmp_path / FOLDER_PROFILE).write_text(json.dumps(GOOD))
+    measured = cached_profile(str(tmp_path))
+    measured.parent.mkdir(parents=True)
+    measured.write_text(json.dumps(GOOD | {"dims": [7]}))
+    assert find_profile(str(tmp_path), "WanTransformer3DModel", {"num_layers": 3}).dims == (7,)
+    measured.write_text(json.dumps(GOOD | {"dims": [7], "config": {"num_layers": 9}}))
+    assert find_profile(str(tmp_path), "WanTransformer3DModel", {"num_layers": 3}).dims == (5,)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "other/1"},
+        {"dims": []},
+        {"dims": [1, 2]},
+        {"dims": 5},
+        {"dims": [-1]},
+        {"dims": [True]},
+        {"dims": [5.0]},
+        {"dims": ["a"]},
+        {"dims": [5, 5], "ratios": [31.0, 31.0]},
+        {"ratios": ["x"]},
+        {"ratios": [-1.0]},
+        {"ratios": [float("nan")]},
+        {"config": [1]},
+        {"extra": 1},
+        {"source": None, "model": None, "transformer": None, "unknown": 0},
+    ],
+)
+def test_a_broken_profile_is_refused_by_name(tmp_path, change):
+    path = tmp_path / FOLDER_PROFILE
+    path.write_text(json.dumps(GOOD | change))
+    with pytest.raises(ValueError, match=r"stas_profile\.json is not a stas profile"):
+        find_profile(str(tmp_path), "WanTransformer3DModel", {"num_layers": 3})

@@ -1,0 +1,197 @@
+"""A steered transformer in loops that are not those of the steered pipeline."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import UniPCMultistepScheduler, WanModularPipeline
+
+import stas
+from tests.hooks.test_transformer import flow, forwards, restyle, video_to_video
+from tests.tiny import generate, tiny_wan
+
+__all__ = ["forwards"]  # a fixture
+
+
+def test_another_pipeline_on_the_same_scheduler_has_its_own_steps(forwards):
+    """Its loop starts in the middle of the schedule, and the steered pipeline has run before."""
+    pipeline = tiny_wan()
+    pipeline.scheduler = flow(UniPCMultistepScheduler)
+    other = video_to_video(pipeline)
+    other.scheduler = pipeline.scheduler
+    with stas.steer(pipeline, dims=(1,), start=0.2, stop=0.6):
+        generate(pipeline, steps=4, guidance_scale=1.0)
+        forwards.watch(pipeline)
+        forwards.total, forwards.steered = 0, []
+        restyle(other, num_inference_steps=20, strength=0.5, guidance_scale=1.0)
+        assert forwards.total == 10
+        assert forwards.steered == [2, 3, 4, 5]
+        assert pipeline.num_timesteps == 4
+    assert type(pipeline._num_timesteps) is int
+
+
+def test_another_pipeline_on_another_scheduler_is_refused():
+    pipeline = tiny_wan()
+    other = video_to_video(pipeline)
+    with stas.steer(pipeline, dims=(1,)):
+        for _ in range(2):
+            with pytest.raises(
+                RuntimeError, match=r"outside the denoising loop of the steered Wan"
+            ):
+                restyle(other, num_inference_steps=4)
+            generate(pipeline)
+    restyle(other, num_inference_steps=4)
+
+
+def test_an_exchanged_transformer_is_not_silently_unsteered():
+    pipeline = tiny_wan()
+    with stas.steer(pipeline, dims=(1,)):
+        pipeline.transformer = tiny_wan().transformer
+        with pytest.raises(RuntimeError, match=r"another one than stas attached to"):
+            generate(pipeline)
+    generate(pipeline)
+
+
+def own_loop(pipeline, branches):
+    """Two calls a step, each in the cache context that says its branch."""
+    latents = torch.randn(1, 4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    text = torch.zeros(1, 8, 16)
+    pipeline.scheduler.set_timesteps(5)
+    for timestep in pipeline.scheduler.timesteps:
+        for branch in branches:
+            with pipeline.transformer.cache_context(branch), torch.no_grad():
+                noise = pipeline.transformer(latents, timestep[None], text).sample
+        pipeline.scheduler.step(noise, timestep, latents)
+
+
+@pytest.mark.parametrize("run_before", [True, False])
+def test_a_cache_context_tells_the_branch_before_anything_else(forwards, run_before):
+    pipeline = tiny_wan()
+    if run_before:  # without guidance
+        generate(pipeline, guidance_scale=1.0)
+    forwards.watch(pipeline)
+    with stas.steer(pipeline, dims=(1,), branches=("cond",)):
+        own_loop(pipeline, ("uncond", "cond"))
+    assert forwards.total == 10
+    assert forwards.steered == [1, 3]
+
+
+def test_one_branch_is_refused_where_nobody_says_which():
+    pipeline = tiny_wan()
+    generate(pipeline)  # what it says of guidance is old from here on
+    with stas.steer(pipeline, dims=(1,), branches=("cond",)):
+        pipeline.scheduler.set_timesteps(5)
+        with pytest.raises(RuntimeError, match="this pipeline does not say which branch"):
+            pipeline.transformer(torch.zeros(1, 4, 3, 4, 4), torch.ones(1), torch.zeros(1, 8, 16))
+
+
+def test_a_modular_pipeline_does_not_say_which_branch_and_both_are_steered(forwards):
+    parts = tiny_wan().components
+    modular = WanModularPipeline()
+    names = ("text_encoder", "tokenizer", "transformer", "vae", "scheduler")
+    modular.update_components(**{name: parts[name] for name in names})
+    forwards.watch(modular)
+    arguments = {
+        "prompt": "a red circle",
+        "negative_prompt": "",
+        "height": 32,
+        "width": 32,
+        "num_frames": 5,
+        "num_inference_steps": 5,
+        "output": "latents",
+    }
+    with stas.steer(modular, dims=(1,)) as handle:
+        modular(**arguments)
+        per_step = forwards.total // 5
+        assert per_step == 2
+        assert forwards.steered == list(range(2 * per_step))
+        assert handle.steered_forwards == {"transformer": 2 * per_step}
+
+
+def test_a_method_that_somebody_put_on_the_scheduler_is_put_back():
+    pipeline = tiny_wan()
+    calls = []
+    original = pipeline.scheduler.step
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return original(*args, **kwargs)
+
+    pipeline.scheduler.step = counted
+    with stas.steer(pipeline, dims=(1,)):
+        generate(pipeline, steps=3)
+    generate(pipeline, steps=3)
+    assert len(calls) == 6
+    assert pipeline.scheduler.step is counted
+
+
+def test_two_pipelines_may_share_a_scheduler(recwarn):
+    one, two = tiny_wan(), tiny_wan()
+    two.scheduler = one.scheduler
+    with stas.steer(one, dims=(1,), start=0.1, stop=0.2), stas.steer(two, dims=(1,)):
+        generate(two, steps=2)
+    assert not [warning for warning in recwarn if "No step is steered" in str(warning.message)]
+
+
+def test_a_swapped_scheduler_keeps_what_the_call_said():
+    """References stay references, and guidance stays known, when the scheduler was exchanged."""
+
+    from tests.models.test_pipelines import built, run
+
+    for name, branches, guidance in (
+        ("wan vace, one reference", ("cond", "uncond"), True),
+        ("anyflow", ("cond",), False),
+        ("cogvideox", ("cond",), False),
+    ):
+        pipeline, seen = built(name), []
+        before = pipeline.scheduler
+        with stas.steer(pipeline, dims=(3,), branches=branches, stop=1.0) as handle:
+            part = handle._steerings["transformer"]
+            hook = pipeline.transformer.register_forward_hook(
+                lambda *_, part=part, seen=seen: seen.append((part.video.lead, part.acting))
+            )
+            pipeline.scheduler = type(before).from_config(before.config)
+            run(name, guidance)
+            pipeline.scheduler = before
+            hook.remove()
+        assert set(seen) == {(int("reference" in name), True)}
+
+
+def test_a_loop_that_starts_in_the_middle_is_followed_from_its_start(forwards):
+    """Also when the scheduler was exchanged, whose `set_timesteps` nobody heard."""
+    pipeline = video_to_video(tiny_wan())
+    forwards.watch(pipeline)
+    with stas.steer(pipeline, dims=(1,), start=0.0, stop=0.4):
+        for swapped in (False, True):
+            if swapped:
+                pipeline.scheduler = flow(UniPCMultistepScheduler)
+            forwards.total, forwards.steered = 0, []
+            restyle(pipeline, num_inference_steps=20, strength=0.5, guidance_scale=1.0)
+            assert (forwards.total, forwards.steered) == (10, [0, 1, 2, 3])
+    for scheduler in (pipeline.scheduler, flow(UniPCMultistepScheduler)):
+        with stas.record(pipeline) as recording:
+            pipeline.scheduler = scheduler
+            restyle(pipeline, num_inference_steps=20, strength=0.5, guidance_scale=1.0)
+            assert recording.stats.num_steps == 10
+            # A call that uses all of its steps says nothing more than this.
+            scheduler.set_timesteps(20)
+            assert recording._clock.num_steps == 20
+
+
+def test_a_loop_of_no_step_is_left_to_the_pipeline():
+    pipeline = video_to_video(tiny_wan())
+    plain = restyle(pipeline, num_inference_steps=10, strength=0.05, guidance_scale=1.0)
+    with stas.steer(pipeline, dims=(1,)):
+        steered = restyle(pipeline, num_inference_steps=10, strength=0.05, guidance_scale=1.0)
+    assert torch.equal(torch.as_tensor(steered.frames), torch.as_tensor(plain.frames))
+
+
+def test_a_loop_that_starts_in_the_middle_is_recorded():
+    from tests.models.test_pipelines import built, run
+
+    for name in ("wan video to video", "cogvideox video to video", "easyanimate inpaint"):
+        with stas.record(built(name)) as recording:
+            run(name, True, steps=6)
+        steps = {step for step, _ in recording.stats.cells}
+        assert steps == set(range(recording.stats.num_steps))
+        assert 1 < recording.stats.num_steps < 6

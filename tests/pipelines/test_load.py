@@ -1,0 +1,269 @@
+"""Loading by name, checked arguments, and one video."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import WanPipeline
+from safetensors.torch import save_file
+
+import stas
+from stas.assets import BUNDLED_MODEL
+from stas.pipelines.arguments import call_arguments
+from stas.pipelines.load import load_pipeline
+from stas.pipelines.model import frames_per_second, generate
+from stas.pipelines.options import PipelineOptions
+from tests.tiny import tiny_cogvideox, tiny_wan
+
+PROMPT = "a red circle moving right on a blue background"
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    pipeline = load_pipeline(PipelineOptions(device="cpu"))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_wan().save_pretrained(folder)
+    return folder
+
+
+def small(pipeline, **wanted):
+    sizes = {"height": 64, "width": 64, "num_frames": 5, "num_inference_steps": 2}
+    return call_arguments(pipeline, sizes | {"prompt": PROMPT} | wanted)
+
+
+def test_diffusers_loads_the_bundled_model_by_itself(bundled):
+    pipeline = WanPipeline.from_pretrained(BUNDLED_MODEL)
+    for name in ("transformer", "vae", "text_encoder"):
+        ours = getattr(bundled, name).state_dict()
+        for key, value in getattr(pipeline, name).state_dict().items():
+            # transformers keeps the file's bfloat16; the values are the same.
+            assert torch.equal(value.float(), ours[key])
+
+
+def test_the_bundled_model_fits_in_the_package():
+    assert sum(path.stat().st_size for path in BUNDLED_MODEL.rglob("*")) < 20_000_000
+
+
+def test_the_bundled_profile_names_a_massive_dimension(bundled):
+    with stas.steer(bundled) as handle:
+        assert handle.origins == {"transformer": "profile"}
+        assert "(massive)" in handle.summary()
+
+
+def test_the_profile_is_what_detection_finds(bundled):
+    """Without the profile, the first forward finds the same dimension."""
+    with stas.steer(bundled) as handle:
+        profiled = handle.dims
+    transformer = bundled.transformer
+    name = transformer.config._name_or_path
+    transformer.register_to_config(_name_or_path="")
+    try:
+        with stas.steer(transformer) as handle:
+            latents = torch.randn(1, 16, 5, 16, 16, generator=torch.Generator().manual_seed(0))
+            text, _ = bundled.encode_prompt(PROMPT, do_classifier_free_guidance=False)
+            transformer(latents, torch.tensor([900.0]), text)
+            assert handle.origins == {"transformer": "detected"}
+            assert handle.dims == profiled
+    finally:
+        transformer.register_to_config(_name_or_path=name)
+
+
+def test_generation_is_deterministic_and_reports_every_step(bundled):
+    arguments = small(bundled)
+    reports = []
+    first = generate(bundled, arguments, 3, report=lambda *where: reports.append(where))
+    assert first.shape == (5, 64, 64, 3)
+    assert first.dtype == np.uint8
+    assert reports == [(0, 2), (1, 2), (2, 2)]
+    assert np.array_equal(generate(bundled, arguments, 3), first)
+    assert not np.array_equal(generate(bundled, arguments, 4), first)
+    assert "progress_bar" not in vars(bundled)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.5"])
+def test_cogvideox_makes_as_many_frames_as_asked_and_refuses_what_it_would_round(version):
+    pipeline = tiny_cogvideox(version=version)
+    wanted = {"prompt": "a red circle", "height": 32, "width": 32, "num_frames": 9}
+    wanted |= {"num_inference_steps": 3, "max_sequence_length": 16}
+    reports = []
+    frames = generate(
+        pipeline,
+        call_arguments(pipeline, wanted),
+        0,
+        report=lambda *where: reports.append(where),
+    )
+    assert reports[-1] == (3, 3)
+    assert frames.shape == (9, 32, 32, 3)
+    with pytest.raises(ValueError, match=r"1 \+ 8 \* n. The nearest are 9 and 17"):
+        call_arguments(pipeline, wanted | {"num_frames": 13})
+
+
+def test_defaults_come_from_the_model_folder(bundled, tiny_folder):
+    defaults = json.loads((BUNDLED_MODEL / "defaults.json").read_text())
+    arguments = call_arguments(bundled, {"prompt": PROMPT, "num_inference_steps": None})
+    assert arguments["num_inference_steps"] == defaults["num_inference_steps"]
+    assert "fps" not in arguments
+    assert frames_per_second(bundled) == defaults["fps"]
+    other = load_pipeline(PipelineOptions(model=str(tiny_folder), device="cpu"))
+    assert call_arguments(other, {"prompt": PROMPT}) == {"prompt": PROMPT}
+    assert frames_per_second(other) == 16
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"num_frames": 10}, r"10 frames: it makes 1 \+ 4 \* n. The nearest are 9 and 13"),
+        ({"num_frames": 0}, "num_frames must be an integer, at least 1, but got 0"),
+        ({"num_frames": "9"}, "num_frames must be an integer"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be an integer, at least 1"),
+        ({"width": 100}, "width must be a multiple of 16.*nearest are 96 and 112"),
+        ({"height": 8}, "height must be a multiple of 16.*nearest are 16 and 32"),
+        ({"strength": 1.0}, "WanPipeline takes no strength"),
+    ],
+)
+def test_what_the_pipeline_cannot_make_is_refused(bundled, wanted, message):
+    with pytest.raises(ValueError, match=message):
+        small(bundled, **wanted)
+
+
+def test_a_pipeline_that_needs_an_image_says_so(bundled):
+    from diffusers import WanImageToVideoPipeline
+
+    pipeline = WanImageToVideoPipeline(
+        tokenizer=bundled.tokenizer,
+        text_encoder=bundled.text_encoder,
+        transformer=bundled.transformer,
+        vae=bundled.vae,
+        scheduler=bundled.scheduler,
+        image_processor=None,
+        image_encoder=None,
+    )
+    with pytest.raises(ValueError, match=r"also needs image.*stas\.steer\(pipe\)"):
+        call_arguments(pipeline, {"prompt": PROMPT})
+
+
+def test_components_that_diffusers_wants_in_float32_stay_there(tiny_folder):
+    options = PipelineOptions(model=str(tiny_folder), device="cpu", dtype="bfloat16")
+    pipeline = load_pipeline(options)
+    assert pipeline.transformer.dtype == torch.bfloat16
+    assert pipeline.vae.dtype == torch.float32
+
+
+def test_a_model_in_bfloat16_makes_a_video(tiny_folder):
+    options = PipelineOptions(model=str(tiny_folder), device="cpu", dtype="bfloat16")
+    pipeline = load_pipeline(options)
+    with stas.steer(pipeline, dims=(3,)):
+        assert generate(pipeline, small(pipeline, max_sequence_length=16), 0).any()
+
+
+def test_lora_weights_change_the_video_by_their_weight(tmp_path, tiny_folder):
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    plain = load_pipeline(PipelineOptions(model=str(tiny_folder), device="cpu"))
+    arguments = small(plain, max_sequence_length=16)
+    before = generate(plain, arguments, 0).astype(int)
+    teacher = tiny_wan()
+    torch.manual_seed(0)
+    teacher.transformer.add_adapter(
+        LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "to_v"])
+    )
+    layers = get_peft_model_state_dict(teacher.transformer)
+    WanPipeline.save_lora_weights(tmp_path, transformer_lora_layers=layers)
+    path = str(tmp_path / "pytorch_lora_weights.safetensors")
+
+    def difference(weight):
+        options = PipelineOptions(model=str(tiny_folder), device="cpu", loras={path: weight})
+        pipeline = load_pipeline(options)
+        with stas.steer(pipeline, dims=(3,), op="scale", scale=1.0):
+            return np.abs(generate(pipeline, arguments, 0) - before).mean()
+
+    assert difference(0.0) == 0
+    assert 0 < difference(0.5) < difference(4.0)
+
+
+@pytest.mark.parametrize("source", ["no.safetensors", "a/no.safetensors", "nope", "~/no", "a/b/c"])
+def test_a_lora_that_is_not_there_is_told_before_the_model_is_read(source):
+    with pytest.raises(FileNotFoundError, match=f"'{source}'. Expected is a .safetensors file"):
+        PipelineOptions(device="cpu", loras={source: 1.0}).resolved()
+
+
+def lora_file(path, name, rank, width):
+    a, b = torch.ones(rank, width), torch.ones(width, rank)
+    save_file({f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}, path)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("clip.mp4", "Unable to load weights"),
+        ("cut.safetensors", "Unable to load weights"),
+        ("folder", "no file named"),
+        ("plain.safetensors", "Invalid LoRA checkpoint"),
+        ("other.safetensors", "none of its weights belongs to this WanPipeline"),
+        ("narrow.safetensors", "size mismatch"),
+        ("nobody/nothing", "offline mode"),
+    ],
+)
+def test_a_lora_that_cannot_be_loaded_gets_one_line(
+    monkeypatch, tmp_path, tiny_folder, source, message
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("clip.mp4", "cut.safetensors"):
+        (tmp_path / name).write_bytes(b"\0\1\2" * 9)
+    (tmp_path / "folder").mkdir()
+    save_file({"weight": torch.ones(2)}, "plain.safetensors")
+    lora_file("other.safetensors", "unet.to_q", 2, 24)
+    lora_file("narrow.safetensors", "transformer.blocks.0.attn1.to_q", 2, 7)
+    options = PipelineOptions(model=str(tiny_folder), device="cpu", loras={source: 1.0})
+    with pytest.raises(ValueError, match=f"LoRA weights from '.*{source}': .*{message}") as caught:
+        load_pipeline(options)
+    assert caught.match("Expected is a .safetensors file .* hub id .* network is needed")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"model": "./nowhere"}, FileNotFoundError, "no folder './nowhere'.*hub id"),
+        ({"model": "nowhere"}, FileNotFoundError, "hub id looks like OWNER/NAME"),
+        ({"dtype": "int8"}, ValueError, "dtype must be one of auto, float32"),
+        ({"offload": "disk"}, ValueError, "offload must be one of none, model"),
+        ({"offload": "model"}, ValueError, "the device is the CPU"),
+        ({"device": "toaster"}, ValueError, "device 'toaster' can't be used here"),
+        ({"loras": {"./no.safetensors": 1.0}}, FileNotFoundError, "LoRA.*no.safetensors"),
+    ],
+)
+def test_bad_options_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        load_pipeline(PipelineOptions(**{"device": "cpu"} | options))
+
+
+def test_a_folder_without_an_index_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not a model in diffusers' format"):
+        load_pipeline(PipelineOptions(model=str(tmp_path), device="cpu"))
+
+
+def test_an_image_pipeline_is_refused_before_its_weights_are_read(tmp_path):
+    index = {
+        "_class_name": "FluxPipeline",
+        "transformer": ["diffusers", "FluxTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    message = "is a FluxPipeline.*Supported video transformers.*single frame"
+    with pytest.raises(stas.UnsupportedModelError, match=message):
+        load_pipeline(PipelineOptions(model=str(tmp_path), device="cpu"))
+
+
+def test_a_hub_id_without_a_network_says_what_is_expected():
+    with pytest.raises(OSError, match=r"from the hub.*end in -Diffusers.*cached copy"):
+        load_pipeline(PipelineOptions(model="nobody/nothing", device="cpu"))

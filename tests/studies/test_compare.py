@@ -1,0 +1,293 @@
+"""Comparisons, end to end on the bundled model and few steps, and the numbers they rest on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stas.measures.features import load_aesthetic, load_encoder
+from stas.measures.measure import measure
+from stas.media.pictures import GAP, side_by_side, strips
+from stas.media.video import read_video
+from stas.method.config import STASConfig
+from stas.method.frames import FrameMap
+from stas.method.presets import preset
+from stas.pipelines.load import load_pipeline
+from stas.pipelines.manifest import Manifest, frames_record
+from stas.pipelines.options import PipelineOptions
+from stas.pipelines.prompts import Sample
+from stas.studies.compare import compare
+from stas.studies.comparison import Run
+from tests.command import DIMS, files, interrupt
+from tests.measures.test_measure import save_encoder, save_head
+
+OPTIONS = PipelineOptions(device="cpu").resolved()
+SMALL = {"num_frames": 5, "num_inference_steps": 2, "height": 64, "width": 64}
+FEW = ["--steps", "2", "--frames", "5", "--size", "64x64"]
+SAMPLES = [Sample("circle-0", "a red circle <b>", 0), Sample("circle-1", "a red circle <b>", 1)]
+RUNS = [Run("off", None), Run("on", STASConfig()), Run("zero-1.5", preset("zero"))]
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return load_pipeline(OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def made(pipeline, tmp_path_factory):
+    """One comparison of three runs and two samples: what it returned, and its folder."""
+    folder = tmp_path_factory.mktemp("compare")
+    told = []
+    encoder = load_encoder(str(save_encoder("dino", folder / "tiny")))
+    result = compare(
+        pipeline,
+        RUNS,
+        SAMPLES,
+        folder / "out",
+        options=OPTIONS,
+        arguments=SMALL,
+        encoders=[encoder],
+        report=lambda *numbers: told.append(numbers),
+    )
+    return result, folder / "out", told
+
+
+def table(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_files_are_there_and_the_pixels_exact(made):
+    _, folder, _ = made
+    videos = [
+        f"videos/{sample.name}-{each.name}{kind}"
+        for sample in SAMPLES
+        for each in RUNS
+        for kind in (".json", ".mkv", ".mp4")
+    ]
+    shown = [f"{sample.name}{kind}" for sample in SAMPLES for kind in (".mp4", ".png")]
+    tables = ["curves.csv", "curves.png", "differences.csv", "report.html", "values.csv"]
+    assert files(folder) == sorted(videos + shown + tables)
+    for stem in {name.rpartition(".")[0] for name in videos}:
+        record = Manifest.load(folder / f"{stem}.json")
+        exact = read_video(folder / f"{stem}.mkv")
+        assert frames_record(exact) == dict(record.frames)
+        assert (record.steering is None) == stem.endswith("off")
+
+
+def test_off_is_what_the_pipeline_makes_without_stas(made, pipeline):
+    from stas.pipelines.arguments import call_arguments
+    from stas.pipelines.model import generate
+
+    _, folder, _ = made
+    arguments = call_arguments(pipeline, SMALL | {"prompt": SAMPLES[1].prompt})
+    plain = generate(pipeline, arguments, seed=1)
+    assert np.array_equal(read_video(folder / "videos/circle-1-off.mkv"), plain)
+    assert not np.array_equal(read_video(folder / "videos/circle-1-on.mkv"), plain)
+
+
+def test_the_tables_are_those_of_the_exact_frames(made):
+    result, folder, _ = made
+    curves, values = table(folder / "curves.csv"), table(folder / "values.csv")
+    for sample in SAMPLES:
+        for each in RUNS:
+            frames = read_video(folder / f"videos/{sample.name}-{each.name}.mkv")
+            expected = measure(frames, FrameMap(4))
+            mine = [r for r in curves if (r["sample"], r["run"]) == (sample.name, each.name)]
+            for name, curve in expected.curves.items():
+                found = [float(row["value"]) for row in mine if row["measure"] == name]
+                assert found == pytest.approx(curve)
+            crossing = [r["cross-chunk"] for r in mine if r["measure"] == "ssim"]
+            assert crossing == ["1", "0", "0", "0"]
+            numbers = {
+                row["measure"]: float(row["value"])
+                for row in values
+                if (row["sample"], row["run"]) == (sample.name, each.name)
+            }
+            assert numbers == pytest.approx(numbers | expected.summary())
+    assert any("tiny similarity to the first frame" in row["measure"] for row in curves)
+    rows = table(folder / "differences.csv")
+    assert len(rows) == len(result.differences())
+    assert {row["run"] for row in rows} == {"on", "zero-1.5"}
+    assert {row["n"] for row in rows} == {"2"}
+    assert {row["words"] for row in rows} <= {"no difference shown", "too few pairs to tell"}
+
+
+def test_progress_counts_every_video_and_step(made):
+    _, _, told = made
+    assert [numbers for numbers in told if numbers[1] == 2] == [(n, 2, 2) for n in range(6)]
+
+
+def test_side_by_side_and_strips_show_the_runs_in_order(made):
+    _, folder, _ = made
+    both = read_video(folder / "circle-0.mp4")
+    assert both.shape == (5, 24 + 192, 3 * 192, 3)
+    exact = read_video(folder / "videos/circle-0-zero-1.5.mkv").repeat(3, 1).repeat(3, 2)
+    difference = np.abs(both[:, 24:, 2 * 192 :].astype(int) - exact)
+    assert difference.mean() < 4  # compressed
+    picture = Image.open(folder / "circle-0.png")
+    assert picture.width == 5 * 64 + 4 * GAP and picture.height > 3 * 64
+    assert np.asarray(Image.open(folder / "curves.png")).std() > 0
+
+
+def test_the_report_holds_everything_and_escapes_the_prompt(made):
+    _, folder, _ = made
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.count('src="data:video/mp4;base64,') == 2
+    assert page.count('src="data:image/png;base64,') == 3
+    sources = re.findall(r'(?:src|href)="([^"]{0,5})', page)
+    assert set(sources) == {"data:"}
+    assert "a red circle &lt;b&gt;, seed 1" in page and "<b>" not in page
+    assert "too few pairs to tell" in page and "no difference shown" in page
+    assert "op: zero" in page and f"dims {DIMS}" in page
+
+
+def test_without_the_extra_the_gap_is_said(pipeline, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    result = compare(pipeline, RUNS[:2], SAMPLES[:1], tmp_path, options=OPTIONS, arguments=SMALL)
+    assert result.missing == ["ssim", "psnr", "warping error", "motion", "sharpness"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Not measured:</strong> ssim, psnr" in page
+    assert {row.measure for row in result.differences()} > {"pixel difference"}
+
+
+def test_equal_videos_are_said_to_be_equal(pipeline, tmp_path):
+    runs = [Run("off", None), Run("never", STASConfig(start=0.9, stop=0.95))]
+    with pytest.warns(UserWarning, match="No step is steered"):
+        result = compare(pipeline, runs, SAMPLES[:1], tmp_path, options=OPTIONS, arguments=SMALL)
+    assert result.identical == {"off": 1, "never": 1}
+    assert "<strong>1 of 1</strong> videos of never equal" in (tmp_path / "report.html").read_text()
+
+
+def test_ctrl_c_keeps_finished_samples_and_reports_them(pipeline, tmp_path):
+    def stop(number, done, steps):
+        if (number, done) == (3, 1):  # the second video of the second sample
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(
+            pipeline, RUNS[:2], SAMPLES, tmp_path, options=OPTIONS, arguments=SMALL, report=stop
+        )
+    there = files(tmp_path)
+    assert "videos/circle-1-off.mp4" in there and "videos/circle-1-on.mp4" not in there
+    assert "circle-0.mp4" in there and "circle-1.mp4" not in there
+    assert not [name for name in there if "/." in name or name.startswith(".")]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Stopped early:</strong> 1 of 2" in page
+    assert {row["sample"] for row in table(tmp_path / "values.csv")} == {"circle-0"}
+
+
+WRONG = [
+    (RUNS[:1], SAMPLES, {}, "two runs"),
+    (RUNS, [], {}, "one sample at least"),
+    ([RUNS[0], RUNS[0]], SAMPLES, {}, "Two runs have the name 'off'"),
+    (RUNS, [SAMPLES[0], SAMPLES[0]], {}, "Two samples have the name"),
+    (RUNS, SAMPLES, {"num_frames": 1}, "ask for more frames"),
+    (RUNS, SAMPLES, {"num_frames": 6}, "nearest are 5 and 9"),
+    ([RUNS[0], Run("bad", STASConfig(blocks=(99,)))], SAMPLES, {}, "8 blocks"),
+]
+
+
+@pytest.mark.parametrize(("runs", "samples", "arguments", "message"), WRONG)
+def test_what_can_not_be_compared_is_refused_before_any_work(
+    pipeline, tmp_path, runs, samples, arguments, message
+):
+    with pytest.raises(ValueError, match=message):
+        compare(
+            pipeline,
+            runs,
+            samples,
+            tmp_path / "out",
+            options=OPTIONS,
+            arguments=SMALL | arguments,
+        )
+    assert files(tmp_path) == [] and not (tmp_path / "out").exists()
+
+
+def test_the_command_scores_frames(run, tmp_path):
+    save_encoder("clip", tmp_path / "tiny")
+    save_head(tmp_path / "head.pth")
+    options = ["--aesthetic", "head.pth", "--aesthetic-clip", "tiny", *FEW, "-o", "c"]
+    code, out, err = run("compare", "a red circle", *options)
+    assert code == 0, err
+    assert "aesthetic, first frame" in out
+    scorer = load_aesthetic(tmp_path / "head.pth", str(tmp_path / "tiny"))
+    expected = {
+        name: scorer.scores(read_video(tmp_path / f"c/videos/a-red-circle-seed0-{name}.mkv")).mean()
+        for name in ("off", "on")
+    }
+    rows = [row for row in table(tmp_path / "c/values.csv") if row["measure"] == "aesthetic"]
+    assert {row["run"]: float(row["value"]) for row in rows} == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_command(run, tmp_path):
+    STASConfig(scale=2.0).save(tmp_path / "twice.json")
+    arguments = ["compare", "a red circle", "--run", "off", "--run", "twice.json", *FEW]
+    code, out, err = run(*arguments, "--measure", "tests.test_study:brightness", "-o", "c")
+    assert code == 0, err
+    frames = read_video(tmp_path / "c/videos/a-red-circle-seed0-twice.mkv")
+    bright = {
+        row["run"]: float(row["value"])
+        for row in table(tmp_path / "c/values.csv")
+        if row["measure"] == "brightness"
+    }
+    assert bright["twice"] == pytest.approx(frames.mean())
+    assert "too few pairs to tell" in out and "c/report.html" in out
+    assert {row["run"] for row in table(tmp_path / "c/differences.csv")} == {"twice"}
+    record = json.loads((tmp_path / "c/videos/a-red-circle-seed0-twice.json").read_text())
+    assert record["steering"]["scale"] == 2.0
+    code, _, err = run(*arguments, "-o", "c")
+    assert code == 1 and "--force" in err
+    assert run(*arguments, "-o", "c", "--force")[0] == 0
+    code, out, err = run(
+        "generate", "--manifest", "c/videos/a-red-circle-seed0-twice.json", "-o", "again.mp4"
+    )
+    assert code == 0 and "Identical" in out, err
+
+
+BAD = [
+    (["compare"], "Give a prompt or --prompts"),
+    (["compare", "x", "--prompts", "none.txt"], "not both"),
+    (["compare", "--prompts", "none.txt"], "no prompt file"),
+    (["compare", "x", "--run", "off", "--run", "onn"], "no run 'onn'"),
+    (["compare", "x", "--run", "off", "--run", "broken.json"], "not a steering config"),
+    (["compare", "x", "--run", "off", *FEW], "two runs"),
+    (["compare", "x", "--run", "on", "--run", "on", *FEW], "Two runs have the name 'on'"),
+    (["compare", "x", "--fps", "0"], "fps must be"),
+    (["compare", "x", "--encoder", "facebook/dinov2-none", *FEW], "hf download"),
+    (["compare", "x", "--aesthetic", "none.pth", *FEW], "no file 'none.pth'"),
+    (["compare", "x", "--aesthetic", "broken.json", *FEW], "does not hold weights"),
+    (["compare", "x", "--aesthetic-clip", "a/b", *FEW], "by --aesthetic"),
+    (["compare", "x", "-o", "broken.json"], "is a file"),
+    (["compare", "x", "--frames", "6", "--steps", "2"], "The nearest are 5 and 9"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_input_gets_a_clear_error(run, tmp_path, arguments, message):
+    (tmp_path / "broken.json").write_text("{")
+    before = files(tmp_path)
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert re.search(rf"Error: [\s\S]*{message}", err)
+    assert "Traceback" not in err
+    assert files(tmp_path) == before
+
+
+def test_videos_without_a_pixel_of_difference_in_shape_stand_side_by_side():
+    small, large = (np.zeros((3, side, side + 2, 3), np.uint8) for side in (16, 200))
+    assert side_by_side({"a": small, "b": small}).shape == (3, 24 + 192, 2 * 18 * 12, 3)
+    assert side_by_side({"a": large, "b": large}).shape == (3, 24 + 200, 2 * 202, 3)
+    assert strips({"a": small}).size == (3 * 18 + 2 * GAP, 24 + 16)
+
+
+def test_ctrl_c_ends_the_command_with_130(tmp_path):
+    small = ("--frames", "5", "--size", "64x64")
+    interrupt(tmp_path, "compare", "a red circle", *small, "--steps", "400", "-o", "c")
+    assert files(tmp_path) == []

@@ -1,0 +1,74 @@
+"""The report of a comparison, in a real browser where one is installed."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from stas.measures.measure import available_names, measure
+from stas.media.pictures import side_by_side, strips
+from stas.media.video import write_mp4
+from stas.method.config import STASConfig
+from stas.method.frames import FrameMap
+from stas.pipelines.prompts import Sample
+from stas.studies.compare import write_summary
+from stas.studies.comparison import Comparison, Run
+from stas.studies.page import MOST_SHOWN
+from tests.measures.test_measure import shifted
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic"]
+ARGUMENTS += ["--disable-background-networking", "--disable-sync"]
+
+
+def written(folder, count):
+    """A comparison of `count` samples from frames that no model made."""
+    runs = [Run("off", None), Run("on", STASConfig())]
+    samples = [Sample(f"s{number}", f"prompt {number}", number) for number in range(count)]
+    result = Comparison(runs, samples, {"num_frames": 9}, "m", "cpu", 8.0, available_names())
+    result.identical, result.steered = {"off": count, "on": 0}, {"off": "nothing", "on": "dims 3"}
+    for sample in samples:
+        off = shifted(9)
+        videos = {"off": off, "on": np.ascontiguousarray(off[::-1])}
+        write_mp4(folder / f"{sample.name}.mp4", side_by_side(videos), 8)
+        strips(videos).save(folder / f"{sample.name}.png")
+        result.finished.append({name: measure(v, FrameMap(4)) for name, v in videos.items()})
+    write_summary(result, folder)
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_many_samples_are_not_all_put_into_the_file(tmp_path):
+    page = written(tmp_path, MOST_SHOWN + 2)
+    assert page.count("<video") == MOST_SHOWN
+    assert "The other 2 are files beside this one." in page
+    assert "The pairs, n, are prompts" in page and f"<td>{MOST_SHOWN + 2}</td>" in page
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_videos_play_in_a_browser_without_a_network(tmp_path, width):
+    playwright = pytest.importorskip("playwright.sync_api")
+    written(tmp_path, 2)
+    (tmp_path / "alone").mkdir()
+    report = (tmp_path / "report.html").rename(tmp_path / "alone/report.html")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        heard = []
+        page.on("console", lambda message: heard.append(message.text))
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        asked = []
+        page.on("request", lambda request: asked.append(request.url.partition(":")[0]))
+        page.goto(report.as_uri())
+        page.click("#play")
+        page.wait_for_function(
+            "[...document.querySelectorAll('video')].every(v => v.currentTime > 0)"
+        )
+        assert page.evaluate("[...document.images].every(i => i.naturalWidth > 0)")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.click("#play")
+        assert page.evaluate("[...document.querySelectorAll('video')].every(v => v.paused)")
+        browser.close()
+    assert heard == [] and set(asked) <= {"file", "data"}
