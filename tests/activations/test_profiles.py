@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
-from pathlib import Path
 
 import pytest
 
 from stas.activations.profiles import FOLDER_PROFILE, Profile, cached_profile, find_profile
+from stas.assets import shipped
 
 WAN = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 WAN_CONFIG = {"num_layers": 30, "num_attention_heads": 12, "attention_head_dim": 128}
@@ -24,9 +23,9 @@ GOOD = {
 
 
 def test_every_shipped_profile_loads():
-    shipped = sorted(Path(str(files("stas"))).glob("profiles/*.json"))
-    assert shipped
-    for path in shipped:
+    paths = shipped("profiles", ".json").values()
+    assert paths
+    for path in paths:
         Profile.load(path)
 
 

@@ -344,7 +344,7 @@ def test_one_branch_where_faster_cache_leaves_uncond_out(family, branch, monkeyp
         rows.append(tokens.shape[0])
         return steer_tokens_(tokens, *args, **kwargs)
 
-    monkeypatch.setattr(stas.hooks.steer, "steer_tokens_", spy)
+    monkeypatch.setattr(stas.method.steerer, "steer_tokens_", spy)
     enable(faster_cache, pipeline)
     present = []  # rows of the batch that the blocks see in each forward
     child = next(MODELS[family].blocks(pipeline.transformer)[0].children())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import threading
+
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler, WanModularPipeline
+from diffusers import UniPCMultistepScheduler, WanModularPipeline, WanPipeline
 
 import stas
 from tests.hooks.test_transformer import flow, forwards, restyle, video_to_video
@@ -13,34 +16,77 @@ from tests.tiny import generate, tiny_wan
 __all__ = ["forwards"]  # a fixture
 
 
-def test_another_pipeline_on_the_same_scheduler_has_its_own_steps(forwards):
-    """Its loop starts in the middle of the schedule, and the steered pipeline has run before."""
-    pipeline = tiny_wan()
-    pipeline.scheduler = flow(UniPCMultistepScheduler)
-    other = video_to_video(pipeline)
-    other.scheduler = pipeline.scheduler
-    with stas.steer(pipeline, dims=(1,), start=0.2, stop=0.6):
-        generate(pipeline, steps=4, guidance_scale=1.0)
-        forwards.watch(pipeline)
-        forwards.total, forwards.steered = 0, []
-        restyle(other, num_inference_steps=20, strength=0.5, guidance_scale=1.0)
-        assert forwards.total == 10
-        assert forwards.steered == [2, 3, 4, 5]
-        assert pipeline.num_timesteps == 4
-    assert type(pipeline._num_timesteps) is int
-
-
-def test_another_pipeline_on_another_scheduler_is_refused():
+@pytest.mark.parametrize("same_scheduler", [True, False])
+def test_another_pipeline_on_the_same_weights_is_left_alone_and_told(same_scheduler):
     pipeline = tiny_wan()
     other = video_to_video(pipeline)
-    with stas.steer(pipeline, dims=(1,)):
-        for _ in range(2):
-            with pytest.raises(
-                RuntimeError, match=r"outside the denoising loop of the steered Wan"
-            ):
-                restyle(other, num_inference_steps=4)
-            generate(pipeline)
-    restyle(other, num_inference_steps=4)
+    if same_scheduler:
+        other.scheduler = pipeline.scheduler
+    plain = torch.as_tensor(restyle(other, num_inference_steps=4).frames)
+    with stas.steer(pipeline, dims=(1,), scale=2.0) as handle:
+        steered = generate(pipeline)
+        with pytest.warns(stas.StasWarning, match="WanVideoToVideoPipeline runs the transformer"):
+            assert torch.equal(torch.as_tensor(restyle(other, num_inference_steps=4).frames), plain)
+        assert handle.steered_forwards == {"transformer": 4}
+        assert torch.equal(generate(pipeline), steered)
+
+
+def noise():
+    return torch.Generator().manual_seed(3)
+
+
+def preview(other, made):
+    def callback(pipeline, step, timestep, values):
+        if step == 1:
+            made.append(generate(other, generator=noise()))
+        return values
+
+    return callback
+
+
+@pytest.mark.filterwarnings("ignore:A WanPipeline runs")
+def test_a_pipeline_in_a_callback_is_left_alone_and_the_steered_one_is_as_if_alone():
+    pipeline = tiny_wan()
+    parts = {name: part for name, part in pipeline.components.items() if name != "scheduler"}
+    other = WanPipeline(**parts, scheduler=copy.deepcopy(pipeline.scheduler))
+    plain, made = generate(other, generator=noise()), []
+    with stas.steer(pipeline, dims=(1,), scale=2.0, stop=1.0), stas.record(pipeline) as recording:
+        alone = generate(pipeline)
+        samples = dict(recording.stats.samples)
+        assert torch.equal(generate(pipeline, callback_on_step_end=preview(other, made)), alone)
+    assert torch.equal(made[0], plain)
+    assert recording.stats.samples == {key: 2 * count for key, count in samples.items()}
+
+
+@pytest.mark.filterwarnings("ignore:A WanPipeline runs")
+def test_a_pipeline_in_a_thread_is_left_alone():
+    pipeline = tiny_wan()
+    parts = {name: part for name, part in pipeline.components.items() if name != "scheduler"}
+    other = WanPipeline(**parts, scheduler=copy.deepcopy(pipeline.scheduler))
+    plain, made = generate(other, generator=noise()), []
+
+    def work():
+        torch.set_num_threads(1)
+        made.extend(generate(other, generator=noise()) for _ in range(4))
+
+    with stas.steer(pipeline, dims=(1,), scale=2.0, stop=1.0):
+        alone = generate(pipeline)
+        thread = threading.Thread(target=work)
+        thread.start()
+        beside = [generate(pipeline) for _ in range(4)]
+        thread.join()
+    assert all(torch.equal(each, alone) for each in beside)
+    assert len(made) == 4 and all(torch.equal(each, plain) for each in made)
+
+
+def test_a_loop_that_never_steps_its_scheduler_is_told():
+    pipeline = tiny_wan()
+    latents, text = torch.zeros(1, 4, 3, 4, 4), torch.zeros(1, 8, 16)
+    with stas.steer(pipeline, dims=(1,)), torch.no_grad():
+        pipeline.scheduler.set_timesteps(5)
+        with pytest.raises(RuntimeError, match=r"scheduler.step was not called between them"):
+            for timestep in pipeline.scheduler.timesteps:
+                latents = latents - pipeline.transformer(latents, timestep[None], text).sample
 
 
 def test_an_exchanged_transformer_is_not_silently_unsteered():
@@ -81,7 +127,7 @@ def test_one_branch_is_refused_where_nobody_says_which():
     generate(pipeline)  # what it says of guidance is old from here on
     with stas.steer(pipeline, dims=(1,), branches=("cond",)):
         pipeline.scheduler.set_timesteps(5)
-        with pytest.raises(RuntimeError, match="this pipeline does not say which branch"):
+        with pytest.raises(RuntimeError, match="nobody says which branch"):
             pipeline.transformer(torch.zeros(1, 4, 3, 4, 4), torch.ones(1), torch.zeros(1, 8, 16))
 
 
@@ -147,13 +193,15 @@ def test_a_swapped_scheduler_keeps_what_the_call_said():
         before = pipeline.scheduler
         with stas.steer(pipeline, dims=(3,), branches=branches, stop=1.0) as handle:
             part = handle._steerings["transformer"]
-            hook = pipeline.transformer.register_forward_hook(
-                lambda *_, part=part, seen=seen: seen.append((part.video.lead, part.acting))
-            )
+
+            def begin(video, *more, begin=part.begin, seen=seen):
+                seen.append((video.lead, (forward := begin(video, *more)) is not None))
+                return forward
+
+            part.begin = begin
             pipeline.scheduler = type(before).from_config(before.config)
             run(name, guidance)
             pipeline.scheduler = before
-            hook.remove()
         assert set(seen) == {(int("reference" in name), True)}
 
 
@@ -175,7 +223,7 @@ def test_a_loop_that_starts_in_the_middle_is_followed_from_its_start(forwards):
             assert recording.stats.num_steps == 10
             # A call that uses all of its steps says nothing more than this.
             scheduler.set_timesteps(20)
-            assert recording._clock.num_steps == 20
+            assert recording._loop.clock.num_steps == 20
 
 
 def test_a_loop_of_no_step_is_left_to_the_pipeline():

@@ -75,7 +75,7 @@ def test_detection_finds_the_planted_dimension_and_keeps_it(make, blocks):
     with stas.steer(pipeline, blocks=blocks, scale=2.0) as handle:
         assert handle.dims == {"transformer": None}
         assert "to be detected" in handle.summary()
-        generate(pipeline, steps=3)
+        generate(pipeline, steps=6)
         assert handle.dims == {"transformer": (5,)}
         assert "detected on the first forward: dimension 5 at" in handle.summary()
         plant_massive_dimension(pipeline.transformer, 5, -1000.0)
@@ -98,6 +98,20 @@ def test_the_detecting_step_is_not_steered_and_all_others_are(make, blocks):
         assert torch.equal(generate(pipeline), detected)
         assert handle.steered_forwards == {"transformer": forwards}
         assert forwards == (3 if make is tiny_cogvideox else 6)
+
+
+@pytest.mark.parametrize("make", [tiny_wan, tiny_cogvideox])
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_a_window_of_one_or_two_steps_is_steered_all_the_same(make, steps):
+    """The dimensions are found in a forward of their own: no step of the few is lost for it."""
+    pipeline = make()
+    plant_massive_dimension(pipeline.transformer, 5, 1000.0)
+    with stas.steer(pipeline, dims=(5,), scale=2.0) as handle:
+        expected, forwards = generate(pipeline, steps=steps), handle.steered_forwards
+    with stas.steer(pipeline, scale=2.0) as handle:
+        assert torch.equal(generate(pipeline, steps=steps), expected)
+        assert handle.steered_forwards == forwards
+        assert "detected on an extra forward, as the window has few steps" in handle.summary()
 
 
 def test_a_first_forward_that_is_not_finite_is_not_the_last_word():

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Integral
 from types import TracebackType
-from typing import TypeVar, get_args
+from typing import Any, TypeVar
 
-from stas.hooks.loop import LoopListener
-from stas.hooks.transformer import Branch, TransformerHooks
-from stas.method.window import StepClock
+from stas.hooks.loop import Branch, OwnLoop
+from stas.hooks.transformer import TransformerHooks
 
 HandleT = TypeVar("HandleT", bound="Handle")
 
@@ -17,24 +15,17 @@ HandleT = TypeVar("HandleT", bound="Handle")
 class Handle:
     """What undoes a `steer` or a `record`; also a context manager that does so at its end."""
 
-    def __init__(
-        self,
-        parts: Mapping[str, TransformerHooks],
-        clock: StepClock,
-        listener: LoopListener | None,
-    ) -> None:
+    def __init__(self, parts: Mapping[str, TransformerHooks[Any]]) -> None:
         self._parts = dict(parts)
-        self._verb = next(part.verb for part in parts.values())
-        self._clock = clock
-        self._listener = listener
+        first = next(iter(parts.values()))
+        self._verb, self._loop = first.verb, first.loop
         self._attached = False
 
     def _attach(self) -> None:
         try:
             for part in self._parts.values():
                 part.attach()
-            if self._listener is not None:
-                self._listener.attach()
+            self._loop.attach()
         except BaseException:
             self._attached = True
             self.remove()
@@ -58,38 +49,20 @@ class Handle:
             TypeError: `step` or `num_steps` is not an integer.
             ValueError: `step` is not one of the `num_steps` steps, or there is no such branch.
         """
-        if self._listener is not None:
+        if not isinstance(self._loop, OwnLoop):
             raise RuntimeError(
                 "set_step is for a bare transformer. This handle follows a pipeline, whose "
                 "scheduler says which step it is."
             )
         if not self._attached:
             raise RuntimeError(f"This handle has been removed; call stas.{self._verb} again.")
-        for number in (step, num_steps):
-            if isinstance(number, bool) or not isinstance(number, Integral):
-                raise TypeError(
-                    f"step and num_steps must be integers, but got {number!r}. A tensor would make "
-                    "the host wait for its device."
-                )
-        if branch not in (None, *get_args(Branch)):
-            raise ValueError(
-                f"branch must be one of {', '.join(get_args(Branch))}, or None, but got {branch!r}."
-            )
-        if not 0 <= step < num_steps:
-            raise ValueError(
-                f"step must be between 0 and num_steps - 1, but got step={step}, "
-                f"num_steps={num_steps}."
-            )
-        self._clock.set(int(step), int(num_steps))
-        for part in self._parts.values():
-            part.branch = branch
+        self._loop.set_step(step, num_steps, branch)
 
     def remove(self) -> None:
         """Undo everything; the model computes what it computed before. Twice is harmless."""
         if not self._attached:
             return
-        if self._listener is not None:
-            self._listener.detach()
+        self._loop.detach()
         for part in self._parts.values():
             part.detach()
         self._attached = False

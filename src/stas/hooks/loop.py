@@ -1,91 +1,227 @@
-"""Following a pipeline's denoising loop: which step it is at, and whether guidance is on."""
+"""Whose loop a forward belongs to: which step it is at, and which branches of guidance it holds."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+import sys
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Any, Literal, get_args
 
+import torch
 from torch import nn
 
+from stas.hooks.observed import Listener, listen, unlisten
+from stas.method.config import ROW_BRANCHES, RowBranch
+from stas.method.steerer import Branches
 from stas.method.window import StepClock
 from stas.models.spec import ModelSpec
 
+Branch = Literal["cond", "uncond", "cond_uncond"]  # what `set_step` can be told of a forward
+# What names a forward of one branch; "pred_cond" and "pred_uncond" are diffusers' guiders' names.
+_WHOLE_FORWARD: dict[str | None, RowBranch] = {
+    **{name: name for name in ROW_BRANCHES},
+    "pred_cond": "cond",
+    "pred_uncond": "uncond",
+}
 # With what video to video leaves out the first of the scheduler's timesteps.
 _CUT = "get_timesteps"
-
-
+_BOTH = "cond_uncond"  # what names a forward of both, the uncond rows first; some say it always
 # With what guiders of modular pipelines make the inputs of a step's forwards.
 _PREPARE = "prepare_inputs_from_block_state"
+_LATENTS = "prepare_latents"  # makes one for each sample
+_MANY_CALLS = 3  # of one step: from here on it is seen whether the timestep has moved on
 
 
-class LoopListener:
-    """Moves a StepClock along with a pipeline's scheduler, without asking any device.
+class Loop(ABC):
+    """A denoising loop, which alone moves its clock.
+
+    Args:
+        clock: Which step it is.
+    """
+
+    def __init__(self, clock: StepClock) -> None:
+        self.clock = clock
+        # What the pipeline's watched methods were given last, see `stas.models.spec.Forward`.
+        self.seen: dict[str, Any] = {}
+
+    @abstractmethod
+    def attach(self) -> None:
+        """Begin to follow the loop."""
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Follow it no more, and leave nothing behind."""
+
+    @abstractmethod
+    def owns_forward(self) -> bool:
+        """Whether the forward that begins is of this loop, and not of another pipeline's."""
+
+    @abstractmethod
+    def enter(self, context: str | None, timestep: Any) -> None:
+        """A forward of this loop begins.
+
+        Args:
+            context: The branch that a cache context names.
+            timestep: What the forward was given as its timestep, None when that is not known.
+
+        Raises:
+            RuntimeError: The loop is not one that can be followed.
+        """
+
+    @abstractmethod
+    def branches(self, spec: ModelSpec, context: str | None, batch: int) -> Branches:
+        """The branches in the present forward with their rows; empty when nobody says.
+
+        Args:
+            spec: The row of the transformer.
+            context: The branch that a cache context names.
+            batch: Samples in the forward.
+        """
+
+
+def _named(spec: ModelSpec, name: str | None) -> Branches:
+    """The branch of a forward that is named as one of a single branch."""
+    stated = spec.contexts.get(name or "", name)
+    return ((_WHOLE_FORWARD[stated], None),) if stated in _WHOLE_FORWARD else ()
+
+
+def _halves(batch: int) -> Branches:
+    half = batch // 2
+    return (("uncond", slice(0, half)), ("cond", slice(half, 2 * half)))
+
+
+class OwnLoop(Loop):
+    """A loop that its author tells about: that of a bare transformer."""
+
+    def __init__(self, clock: StepClock) -> None:
+        super().__init__(clock)
+        self._told: Branch | None = None
+
+    def attach(self) -> None:
+        pass
+
+    def detach(self) -> None:
+        pass
+
+    def owns_forward(self) -> bool:
+        return True
+
+    def set_step(self, step: int, num_steps: int, branch: Branch | None) -> None:
+        """See `stas.hooks.handle.Handle.set_step`."""
+        for number in (step, num_steps):
+            if isinstance(number, bool) or not isinstance(number, Integral):
+                raise TypeError(
+                    f"step and num_steps must be integers, but got {number!r}. A tensor would make "
+                    "the host wait for its device."
+                )
+        if branch not in (None, *get_args(Branch)):
+            raise ValueError(
+                f"branch must be one of {', '.join(get_args(Branch))}, or None, but got {branch!r}."
+            )
+        if not 0 <= step < num_steps:
+            raise ValueError(
+                f"step must be between 0 and num_steps - 1, but got step={step}, "
+                f"num_steps={num_steps}."
+            )
+        self.clock.set(int(step), int(num_steps))
+        self._told = branch
+
+    def enter(self, context: str | None, timestep: Any) -> None:
+        self.clock.calls += 1
+
+    def branches(self, spec: ModelSpec, context: str | None, batch: int) -> Branches:
+        name = context or self._told
+        both = name == _BOTH and spec.guidance == "batched"
+        return _named(spec, name) or (_halves(batch) if both else ())
+
+
+class PipelineLoop(Loop):
+    """A pipeline's loop, followed by listening to its scheduler, without asking any device.
 
     `set_timesteps` begins a loop and each `step` ends a step; a scheduler of order 2 calls `step`
     twice per denoising step, and Cosmos 1 calls it twice with one timestep. That is the same on
     every scheduler, while `step_index` is missing on some (CogVideoX's DDIM and DPM). Where a
     pipeline steps copies of its scheduler, the row names the method that begins a loop.
+
+    Args:
+        clock: What it moves.
+        pipeline: The pipeline.
+        transformers: Those that are attached to and their rows, by component name.
     """
 
     def __init__(
         self,
-        pipeline: Any,
         clock: StepClock,
+        pipeline: Any,
         transformers: Mapping[str, tuple[nn.Module, ModelSpec]],
     ) -> None:
+        super().__init__(clock)
         self.pipeline = pipeline
-        self.clock = clock
-        self.transformers = transformers  # the steered ones and their rows, by component name
-        self.scheduler: Any = None
-        # What the pipeline's watched methods were given last, see `stas.models.spec.Forward`.
-        self.seen: dict[str, dict[str, Any]] = {}
+        self.transformers = transformers
+        self.strangers: set[str] = set()  # other pipelines that ran a transformer
         names = {cls.__name__ for cls in type(pipeline).__mro__}
         specs = [spec for _, spec in transformers.values()]
-        self._watched = sorted(
-            {name for spec in specs for name in spec.watches if hasattr(pipeline, name)}
-        )
+        self._watched = {name for spec in specs for name in spec.watches}
         self._starter = next(
             (spec.loop_starters[n] for spec in specs for n in spec.loop_starters if n in names), ""
         )
-        self._counts_early = any(name in names for spec in specs for name in spec.counts_early)
-        self._guided: bool | None = None
-        self._guiders: list[Any] = []
+        self._scheduler: Any = None
+        self._heard_guiders: list[Any] = []
+        self._heard: list[tuple[Any, str, Listener]] = []
         self._predictions: list[str] = []  # what a guider asks of the present step, in order
+        self._guided: bool | None = None  # what the pipeline said when the loop began
+        self._samples: int | None = None  # in the present call
         self._calls = 0
-        self._timestep: Any = None
+        self._timestep: weakref.ref[Any] | None = None  # of the last step that ended
+        self._first: Any = None  # where the timestep of the present step's first forward lies
         self._used: int | None = None  # steps of the present call, where it leaves out the first
 
     def attach(self) -> None:
-        self._listen_to_scheduler()
-        for name in self._watched:
-            _ObservedMethod.on(self.pipeline, name).listeners.append(self._see)
+        self._scheduler = self.pipeline.scheduler
+        self._listen(self._scheduler, "set_timesteps", self._restart)
+        self._listen(self._scheduler, "step", self._advance)
+        for name in sorted({*self._watched, _LATENTS}):
+            if hasattr(self.pipeline, name):
+                self._listen(self.pipeline, name, self._see)
         if hasattr(self.pipeline, _CUT):
-            _ObservedMethod.on(self.pipeline, _CUT).listeners.append(self._cut)
-        self._listen_to_guiders()
+            self._listen(self.pipeline, _CUT, self._cut)
+        self._heard_guiders = self._guiders()
+        for guider in self._heard_guiders:
+            self._listen(guider, _PREPARE, self._prepare)
+
+    def _guiders(self) -> list[Any]:
+        present = (getattr(self.pipeline, name, None) for name in ("guider", "guider_2"))
+        return [guider for guider in present if hasattr(guider, _PREPARE)]
 
     def detach(self) -> None:
-        self._leave_scheduler()
-        for name in self._watched:
-            _ObservedMethod.off(self.pipeline, name, self._see)
-        _ObservedMethod.off(self.pipeline, _CUT, self._cut)
-        self._leave_guiders()
-        self.seen = {}
-        if self._is_stale():
-            self.pipeline._num_timesteps = int(self.pipeline._num_timesteps)
+        self._unlisten()
+        self._scheduler, self._heard_guiders, self._predictions, self.seen = None, [], [], {}
 
-    def follow(self, branch: str | None) -> None:
-        """To be called before each forward, with its branch if a cache context names one.
+    def _unlisten(self) -> None:
+        for holder, name, listener in self._heard:
+            unlisten(holder, name, listener)
+        self._heard.clear()
 
-        Raises:
-            RuntimeError: The steered pipeline is not in a denoising loop.
-        """
-        if self.pipeline.scheduler is not self.scheduler:  # users swap it between calls
-            self._leave_scheduler()
-            self._listen_to_scheduler()
+    def _listen(self, owner: Any, name: str, listener: Listener) -> None:
+        self._heard.append((listen(owner, name, listener), name, listener))
+
+    def _is_running(self) -> bool:
+        """Whether the loop that runs is the pipeline's own, and not one that a user wrote."""
+        return _running_pipeline(self.pipeline) is self.pipeline
+
+    def owns_forward(self) -> bool:
+        running = _running_pipeline(self.pipeline)
+        if running is None or running is self.pipeline:
+            return True
+        self.strangers.add(type(running).__name__)
+        return False
+
+    def enter(self, context: str | None, timestep: Any) -> None:
+        if self.pipeline.scheduler is not self._scheduler:  # users swap it between calls
             self._begin()
-        if self._starter and branch == "cond" and self.clock.num_steps is not None:
+        if self._starter and context == "cond" and self.clock.num_steps is not None:
             self.clock.set(self._calls, self.clock.num_steps)
             self._calls += 1
         if self.clock.outside:
@@ -95,119 +231,126 @@ class LoopListener:
                 "runs it, call handle.remove() and steer that pipeline; in a loop of your own, "
                 "steer the bare transformer and tell the step by handle.set_step(i, n)."
             )
+        self.clock.calls += 1
+        if not torch.compiler.is_compiling():
+            self._check_that_it_moves(timestep)
 
-    @property
-    def prediction(self) -> str:
-        """What a guider (of modular pipelines) names the present forward; "" without a guider."""
-        calls = self.clock.calls
-        return self._predictions[calls] if calls < len(self._predictions) else ""
+    def _check_that_it_moves(self, timestep: Any) -> None:
+        """Refuse a loop that goes on without its scheduler.
 
-    @property
-    def is_own(self) -> bool:
-        """Whether the loop that runs is the pipeline's, and not one that a user wrote."""
-        # A pipeline that counts its steps has counted them by the first forward of its call.
-        counts = hasattr(type(self.pipeline), "num_timesteps") and not self._counts_early
-        return not counts or self._num_timesteps() is not None
+        Compared are the numbers, and only where they lie in different places: it may make the host
+        wait.
+        """
+        if self.clock.calls == 1:
+            self._first = timestep
+        if self.clock.calls < _MANY_CALLS or self._starter or timestep is self._first:
+            return
+        first, now = (torch.as_tensor(each) for each in (self._first, timestep))
+        if first.data_ptr() == now.data_ptr() or first.shape != now.shape:
+            return
+        if not torch.equal(first, now):
+            raise RuntimeError(
+                f"{self.clock.calls} forwards with different timesteps were made, but the "
+                f"{type(self.pipeline).__name__}'s scheduler.step was not called between them, so "
+                "the step is not known. Call it, or steer the bare transformer and tell the step by "
+                "handle.set_step(i, n)."
+            )
 
-    @property
-    def guided(self) -> bool | None:
-        """Whether classifier-free guidance is on; None when the pipeline does not say."""
-        return self._guided if self.is_own else None  # else it is of an old call
+    def branches(self, spec: ModelSpec, context: str | None, batch: int) -> Branches:
+        called = self.clock.calls - 1
+        prediction = self._predictions[called] if called < len(self._predictions) else ""
+        if named := _named(spec, context or prediction):
+            return named
+        if prediction:
+            return (("other", None),)
+        # What the pipeline says is of its own call, and not of a loop that a user wrote.
+        own = torch.compiler.is_compiling() or self._is_running()
+        if spec.guidance == "separate":
+            # Every pipeline calls cond first; what it says of guidance is not always true
+            # (HunyuanVideo's and Flux's scales are distilled ones).
+            return (("uncond" if called else "cond", None),) if own and called < 2 else ()
+        said = {self._guided, _guidance_is_on(self.pipeline)} if own else set()
+        # Both are asked: guidance may be switched in a callback, and CogVideoX's dynamic guidance
+        # begins with a scale of 1. The rows that are there decide between them.
+        samples = self._samples if own else None
+        if False in said and (samples is None or batch == samples):
+            return (("cond", None),)
+        if (True in said or context == _BOTH) and batch == 2 * (samples or batch / 2):
+            return _halves(batch)
+        return ()
 
-    def _is_stale(self) -> bool:
-        return isinstance(getattr(self.pipeline, "_num_timesteps", None), _Stale)
-
-    def _num_timesteps(self) -> int | None:
-        """How many timesteps the pipeline says that its present call has."""
-        if self._is_stale():
-            return None
-        return getattr(self.pipeline, "_num_timesteps", None)
-
-    def _order(self) -> int:
-        return int(getattr(self.scheduler, "order", 1))
-
-    def _restart(self, *_: object) -> None:
-        self._used = None
-        self._begin()
-        if (old := self._num_timesteps()) is not None:
-            self.pipeline._num_timesteps = _Stale(old)
+    def _restart(self, owner: Any, method: str, arguments: dict[str, Any]) -> None:
+        if self.owns_forward():
+            self._used = None
+            self._begin()
 
     def _begin(self) -> None:
-        for name, (transformer, _spec) in self.transformers.items():
+        for name, (transformer, _) in self.transformers.items():
             present = getattr(self.pipeline, name, None)
             if getattr(present, "_orig_mod", present) is not transformer:
                 raise RuntimeError(
                     f"{name} of the {type(self.pipeline).__name__} is another one than stas "
                     "attached to, so it would not be steered. Call handle.remove() and steer again."
                 )
-        self._leave_guiders()  # users swap them between calls
-        self._listen_to_guiders()
+        if [self.pipeline.scheduler, *self._guiders()] != [self._scheduler, *self._heard_guiders]:
+            self._unlisten()
+            self.attach()  # users swap them between calls
+        self._predictions = []
         self._calls, self._timestep = 0, None
         self._guided = _guidance_is_on(self.pipeline)
-        steps = -(-len(self.scheduler.timesteps) // self._order())
+        steps = -(-len(self._scheduler.timesteps) // self._order())
         self.clock.begin(max(1, steps if self._used is None else self._used))
 
-    def _cut(self, method: _ObservedMethod, arguments: dict[str, Any]) -> None:
+    def _cut(self, owner: Any, method: str, arguments: dict[str, Any]) -> None:
         *_, self._used = arguments["return"]
         self.clock.set(0, max(1, self._used or 0))
 
-    def _advance(self, method: _ObservedMethod, arguments: dict[str, Any]) -> None:
-        timestep = arguments.get("timestep")
-        if timestep is not None and timestep is self._timestep:
+    def _advance(self, owner: Any, method: str, arguments: dict[str, Any]) -> None:
+        if not self.owns_forward():
             return
-        self._timestep = timestep
+        timestep = arguments.get("timestep")
+        if timestep is not None and self._timestep is not None and timestep is self._timestep():
+            return
+        self._timestep = weakref.ref(timestep) if isinstance(timestep, torch.Tensor) else None
         self._calls += 1
-        length = self._num_timesteps()
+        length = self._own_length()
         if length is None:
             # Loops that start in the middle (video to video) show in the scheduler's own count.
-            index = getattr(self.scheduler, "_step_index", None)
+            index = getattr(self._scheduler, "_step_index", None)
             start = index - self._calls if isinstance(index, int) else 0
-            length = len(self.scheduler.timesteps) - max(0, start)
+            length = len(self._scheduler.timesteps) - max(0, start)
         order = self._order()
         self.clock.set(self._calls // order, max(1, -(-length // order)))
+        self._first = None
 
-    def _listen_to_scheduler(self) -> None:
-        self.scheduler = self.pipeline.scheduler
-        _ObservedMethod.on(self.scheduler, "set_timesteps").listeners.append(self._restart)
-        _ObservedMethod.on(self.scheduler, "step").listeners.append(self._advance)
+    def _own_length(self) -> int | None:
+        """How many timesteps the pipeline says that its present call has."""
+        if not self._is_running():
+            return None  # what it says is of an old call
+        return getattr(self.pipeline, "_num_timesteps", None)
 
-    def _leave_scheduler(self) -> None:
-        if self.scheduler is not None:
-            _ObservedMethod.off(self.scheduler, "set_timesteps", self._restart)
-            _ObservedMethod.off(self.scheduler, "step", self._advance)
-            self.scheduler = None
+    def _order(self) -> int:
+        return int(getattr(self._scheduler, "order", 1))
 
-    def _listen_to_guiders(self) -> None:
-        present = (getattr(self.pipeline, name, None) for name in ("guider", "guider_2"))
-        self._guiders = [guider for guider in present if hasattr(guider, _PREPARE)]
-        for guider in self._guiders:
-            _ObservedMethod.on(guider, _PREPARE).listeners.append(self._prepare)
+    def _prepare(self, owner: Any, method: str, arguments: dict[str, Any]) -> None:
+        if self.owns_forward():
+            batches, key = arguments["return"], owner._identifier_key
+            self._predictions = [getattr(batch, key) for batch in batches]
 
-    def _leave_guiders(self) -> None:
-        for guider in self._guiders:
-            _ObservedMethod.off(guider, _PREPARE, self._prepare)
-        self._guiders, self._predictions = [], []
-
-    def _prepare(self, method: _ObservedMethod, arguments: dict[str, Any]) -> None:
-        batches, key = arguments["return"], method.owner._identifier_key
-        self._predictions = [getattr(batch, key) for batch in batches]
-
-    def _see(self, method: _ObservedMethod, arguments: dict[str, Any]) -> None:
-        self.seen[method.name] = arguments
-        if method.name == self._starter:
+    def _see(self, owner: Any, method: str, arguments: dict[str, Any]) -> None:
+        if method in self._watched:
+            self.seen[method] = arguments
+        if method == self._starter:
             self._calls = 0
             self.clock.begin(len(arguments["return"][0]))
-
-
-class _Stale(int):
-    """The number of timesteps of a call that is over: equal to what it was, and known to be old."""
+        if method == _LATENTS:
+            made = arguments["return"]
+            first = made[0] if isinstance(made, tuple | list) else made
+            self._samples = len(first) if isinstance(first, torch.Tensor) else None
 
 
 def _guidance_is_on(pipeline: Any) -> bool | None:
-    """Whether classifier-free guidance is on; to be asked at the start of a call.
-
-    Later, CogVideoX's dynamic guidance overwrites the scale.
-    """
+    """Whether classifier-free guidance is on by what a pipeline says now; None if it doesn't."""
     stated = getattr(pipeline, "do_classifier_free_guidance", None)
     if stated is not None:
         return bool(stated)
@@ -215,50 +358,18 @@ def _guidance_is_on(pipeline: Any) -> bool | None:
     return None if scale is None else float(scale) > 1.0
 
 
-class _ObservedMethod:
-    """A method of a scheduler or pipeline that tells its listeners after each call.
+def _running_pipeline(known: Any) -> Any:
+    """The pipeline whose call is running in this thread, the innermost one; None for no pipeline's.
 
-    They are given the method and its arguments by name, what it returned as "return". It lies in
-    the instance's dictionary, keeps the method's signature (pipelines inspect it), and a deep
-    copy of the owner gets its own plain method back.
+    Asked is the stack: nothing else tells apart two pipelines on the same weights, one in a callback
+    of the other or in a thread of its own.
     """
-
-    def __init__(self, owner: Any, name: str) -> None:
-        self.owner, self.name = owner, name
-        self.listeners: list[Callable[[_ObservedMethod, dict[str, Any]], None]] = []
-        self.method = getattr(owner, name)
-        self.signature = inspect.signature(self.method)
-        self.replaced = name in owner.__dict__  # a method that somebody else had put there
-        functools.update_wrapper(self, self.method)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        result = self.method(*args, **kwargs)
-        bound = self.signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        arguments = dict(bound.arguments) | {"return": result}
-        for listener in tuple(self.listeners):
-            listener(self, arguments)
-        return result
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return getattr(type(self.owner), self.name).__get__(memo[id(self.owner)])
-
-    @classmethod
-    def on(cls, owner: Any, name: str) -> _ObservedMethod:
-        present = owner.__dict__.get(name)
-        if not isinstance(present, cls):
-            present = cls(owner, name)
-            setattr(owner, name, present)
-        return present
-
-    @classmethod
-    def off(
-        cls, owner: Any, name: str, listener: Callable[[_ObservedMethod, dict[str, Any]], None]
-    ) -> None:
-        present = owner.__dict__.get(name)
-        if isinstance(present, cls) and listener in present.listeners:
-            present.listeners.remove(listener)
-            if not present.listeners:
-                delattr(owner, name)
-                if present.replaced:
-                    setattr(owner, name, present.method)
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "__call__" and code.co_argcount:
+            caller = frame.f_locals.get(code.co_varnames[0])
+            if caller is known or isinstance(getattr(type(caller), "components", None), property):
+                return caller
+        frame = frame.f_back  # type: ignore[assignment]  # the outermost has none
+    return None

@@ -12,22 +12,24 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from stas.activations.stats import ActivationStats, RecordedBranch, partial_sums, surface_sums
+from stas.activations.stats import ActivationStats, partial_sums, surface_sums
 from stas.hooks.handle import Handle
-from stas.hooks.loop import LoopListener
+from stas.hooks.loop import Loop
+from stas.hooks.registry import BlockHook
 from stas.hooks.targets import (
-    _block_numbers,
-    _check_dims,
-    _dtype_of,
-    _find_transformers,
-    _follow,
-    _loaded_from,
-    _refuse_a_second,
+    block_numbers,
+    check_dims,
+    dtype_of,
+    find_transformers,
+    follow,
+    refuse_a_second,
+    source_of,
 )
 from stas.hooks.transformer import TransformerHooks, config_of, outside_graphs
-from stas.method.config import Blocks, STASConfig
-from stas.method.tokens import Axes, TokenGrid
-from stas.method.window import StepClock, Window
+from stas.method.config import Blocks, RowBranch, STASConfig
+from stas.method.steerer import Branches
+from stas.method.tokens import VideoTokens
+from stas.method.window import Window
 from stas.models.spec import ModelSpec
 
 
@@ -37,15 +39,15 @@ class _Forward:
 
     step: int
     num_steps: int
-    grid: TokenGrid
-    samples: list[RecordedBranch]
-    partials: list[tuple[int, int, torch.Tensor]] = field(default_factory=list)  # block, sample
+    video: VideoTokens
+    samples: list[RowBranch]
+    partials: list[tuple[int, RowBranch, torch.Tensor]] = field(default_factory=list)  # by block
     maps: list[tuple[int, torch.Tensor, torch.Tensor]] = field(default_factory=list)
     devices: set[torch.device] = field(default_factory=set)
     copied: list[torch.Event] = field(default_factory=list)
 
 
-class TransformerRecording(TransformerHooks):
+class TransformerRecording(TransformerHooks[_Forward]):
     """Records one transformer while attached.
 
     Sums are taken on the device. They come to the host in the background and are merged there
@@ -61,13 +63,11 @@ class TransformerRecording(TransformerHooks):
         transformer: nn.Module,
         spec: ModelSpec,
         block_numbers: Sequence[int],
-        clock: StepClock,
-        listener: LoopListener | None,
+        loop: Loop,
         stats: ActivationStats,
     ) -> None:
-        super().__init__(name, transformer, spec, block_numbers, clock, listener)
+        super().__init__(name, transformer, spec, block_numbers, loop)
         self._stats = stats
-        self._forward: _Forward | None = None
         self._pending: list[_Forward] = []
 
     @property
@@ -77,49 +77,50 @@ class TransformerRecording(TransformerHooks):
         return self._stats
 
     @outside_graphs
-    def begin(self, device: torch.device) -> bool:
+    def begin(self, video: VideoTokens, branches: Branches, device: torch.device) -> _Forward:
         """Prepare for the samples of a forward."""
-        num_steps = self.clock.num_steps or 1
+        clock = self.loop.clock
+        num_steps = clock.num_steps or 1
         self._stats.check_steps(num_steps)
-        samples: list[RecordedBranch] = ["other"] * self.video.batch
-        for branch, rows in self.branch_rows():
-            for sample in range(self.video.batch)[rows or slice(None)]:
+        samples: list[RowBranch] = ["other"] * video.batch
+        for branch, rows in branches:
+            for sample in range(video.batch)[rows or slice(None)]:
                 samples[sample] = branch
-        self._forward = _Forward(self.clock.step, num_steps, self.video.grid, samples)
-        return True
+        return _Forward(clock.step, num_steps, video, samples)
+
+    def video_of(self, forward: _Forward) -> VideoTokens:
+        return forward.video
 
     @outside_graphs
-    def act(self, index: int, tokens: torch.Tensor, axes: Axes) -> None:
+    def act(
+        self, forward: _Forward, hook: BlockHook, tokens: torch.Tensor, present: slice | None
+    ) -> None:
         """Take the sums of each sample and send them to the host."""
-        forward, block = self._forward, self.block_numbers[index]
-        if forward is None:
-            return
+        block, grid = self.block_numbers[hook.index], forward.video.grid
+        branches: Sequence[RowBranch] = forward.samples
+        if present is not None:
+            branches = branches[present] or ["other"] * tokens.shape[0]
         forward.devices.add(tokens.device)
         with torch.no_grad():
-            # Where FasterCache leaves the uncond rows out, the last ones are there.
-            left_out = self.video.batch - tokens.shape[0]
-            for sample, values in enumerate(self.video.raster(tokens), start=left_out):
-                partial = partial_sums(values, forward.grid, self._stats.boundary)
-                forward.partials.append((block, sample, _to_host(partial)))
+            for branch, values in zip(branches, forward.video.raster(tokens), strict=True):
+                partial = partial_sums(values, grid, self._stats.boundary)
+                forward.partials.append((block, branch, _to_host(partial)))
                 if block in self._stats.map_blocks:
-                    grid = (forward.grid.frames, forward.grid.height, forward.grid.width)
                     chosen = values[:, list(self._stats.map_dims)].abs().float().T
-                    forward.maps.append(
-                        (block, _to_host(surface_sums(values)), _to_host(chosen.unflatten(1, grid)))
-                    )
+                    chosen = chosen.unflatten(1, (grid.frames, grid.height, grid.width))
+                    forward.maps.append((block, _to_host(surface_sums(values)), _to_host(chosen)))
 
     @outside_graphs
-    def end(self) -> None:
+    def end(self, forward: _Forward, found: object) -> bool:
         """Merge what earlier forwards sent."""
-        forward, self._forward = self._forward, None
         self._merge()
-        if forward is not None:
-            for device in forward.devices:
-                if device.type != "cpu":
-                    event = torch.Event(device)
-                    event.record(torch.accelerator.current_stream(device))
-                    forward.copied.append(event)
-            self._pending.append(forward)
+        for device in forward.devices:
+            if device.type != "cpu":
+                event = torch.Event(device)
+                event.record(torch.accelerator.current_stream(device))
+                forward.copied.append(event)
+        self._pending.append(forward)
+        return True
 
     def _merge(self) -> None:
         while self._pending:
@@ -127,9 +128,8 @@ class TransformerRecording(TransformerHooks):
             for event in forward.copied:
                 event.synchronize()
             step, num_steps = forward.step, forward.num_steps
-            for block, sample, partial in forward.partials:
-                branch = forward.samples[sample]
-                self._stats.add(step, num_steps, branch, block, partial, forward.grid)
+            for block, branch, partial in forward.partials:
+                self._stats.add(step, num_steps, branch, block, partial, forward.video.grid)
             for block, surface, values in forward.maps:
                 self._stats.add_maps(block, surface, values)
 
@@ -144,13 +144,8 @@ class RecordingHandle(Handle):
     Made by `record` and not by hand.
     """
 
-    def __init__(
-        self,
-        recordings: Mapping[str, TransformerRecording],
-        clock: StepClock,
-        listener: LoopListener | None,
-    ) -> None:
-        super().__init__(recordings, clock, listener)
+    def __init__(self, recordings: Mapping[str, TransformerRecording]) -> None:
+        super().__init__(recordings)
         self._recordings = dict(recordings)
 
     @property
@@ -224,16 +219,16 @@ def record(
     chosen = STASConfig(blocks=blocks, boundary=boundary)
     mapped = STASConfig(blocks=map_blocks) if map_blocks is not None else None
     dims = STASConfig(dims=tuple(map_dims)).dims if map_dims else ()
-    transformers = _find_transformers(target, "record")
-    clock, listener = _follow(target, transformers, Window(0.0, 1.0))
+    transformers = find_transformers(target, "record")
+    loop = follow(target, transformers, Window(0.0, 1.0))
     recordings = {}
     for name, (transformer, spec) in transformers.items():
         all_blocks = spec.blocks(transformer)
-        _refuse_a_second(name, spec, all_blocks, TransformerRecording)
+        refuse_a_second(name, spec, all_blocks, TransformerRecording)
         width = spec.feature_width(config_of(transformer))
-        _check_dims(dims or (), width, name, spec)
-        numbers = _block_numbers(chosen, len(all_blocks), name)
-        map_numbers = _block_numbers(mapped, len(all_blocks), name) if mapped else []
+        check_dims(dims or (), width, name, spec)
+        numbers = block_numbers(chosen, len(all_blocks), name)
+        map_numbers = block_numbers(mapped, len(all_blocks), name) if mapped else []
         if missing := sorted(set(map_numbers) - set(numbers)):
             raise ValueError(
                 f"map_blocks must be among the recorded blocks, but {missing} are not."
@@ -245,19 +240,17 @@ def record(
             map_blocks=map_numbers,
             map_dims=dims or (),
             metadata={
-                "model": str(_loaded_from(target, transformer) or ""),
+                "model": source_of(transformer) or "",
                 "transformer": spec.transformer,
                 "config": _fingerprint(config_of(transformer)),
                 "torch": torch.__version__,
                 "diffusers": version("diffusers"),
-                "dtype": str(_dtype_of(transformer)),
+                "dtype": str(dtype_of(transformer)),
             }
             | dict(metadata or {}),
         )
-        recordings[name] = TransformerRecording(
-            name, transformer, spec, numbers, clock, listener, stats
-        )
-    handle = RecordingHandle(recordings, clock, listener)
+        recordings[name] = TransformerRecording(name, transformer, spec, numbers, loop, stats)
+    handle = RecordingHandle(recordings)
     handle._attach()
     return handle
 

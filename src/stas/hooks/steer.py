@@ -1,33 +1,120 @@
-"""Steering one transformer: what happens at its blocks, forward by forward."""
+"""Steering: one call that attaches to a pipeline or a transformer, and what its hooks do."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from stas.activations.profiles import find_profile
 from stas.hooks.handle import Handle
-from stas.hooks.loop import LoopListener
-from stas.hooks.registry import is_hooked
+from stas.hooks.loop import Loop, OwnLoop, PipelineLoop
+from stas.hooks.registry import BlockHook, is_hooked
 from stas.hooks.targets import (
-    _block_numbers,
-    _check_dims,
-    _find_transformers,
-    _follow,
-    _loaded_from,
-    _refuse_a_second,
+    block_numbers,
+    check_dims,
+    find_transformers,
+    follow,
+    refuse_a_second,
+    source_of,
 )
 from stas.hooks.transformer import TransformerHooks, config_of, outside_graphs
 from stas.method.config import STASConfig
-from stas.method.detection import MassiveActivations, massive_from_magnitudes
-from stas.method.operators import steer_tokens_
-from stas.method.tokens import Axes, VideoTokens
-from stas.method.window import StepClock
+from stas.method.steerer import Branches, DimsOrigin, SteeredDims, SteeredForward, Steerer
+from stas.method.tokens import VideoTokens
 from stas.models.spec import ModelSpec
+
+
+class TransformerSteering(TransformerHooks[SteeredForward]):
+    """Steers one transformer while attached: what a handle holds per component."""
+
+    hook_name: ClassVar[str] = "stas"
+    verb = "steer"
+
+    def __init__(
+        self,
+        name: str,
+        transformer: nn.Module,
+        spec: ModelSpec,
+        block_numbers: Sequence[int],
+        loop: Loop,
+        config: STASConfig,
+        dims: SteeredDims,
+    ) -> None:
+        super().__init__(name, transformer, spec, block_numbers, loop)
+        self.steerer = Steerer(config, dims, loop.clock, name, self.axes)
+        self.handle: Any = None  # the SteeringHandle, for stas.find_handle
+
+    def prepare(self, video: VideoTokens, run: Callable[[], Any]) -> None:
+        """Look for the dimensions in a forward of its own where the window has no step to spare."""
+        steerer = self.steerer
+        if not steerer.wants_a_look:
+            return
+        if getattr(self.transformer, "is_cache_enabled", False):
+            steerer.warn(
+                f"{self.name}: the window has {steerer.steps_text}, and the first forward in it is "
+                "read for massive dimensions and not steered. Name dimensions with dims=."
+            )
+            return
+        with self.reading(steerer.look(video), video.batch), torch.no_grad():
+            run()
+        steerer.detect(self.found(), how="on an extra forward, as the window has few steps")
+
+    def begin(
+        self, video: VideoTokens, branches: Branches, device: torch.device
+    ) -> SteeredForward | None:
+        """Decide whether this forward is steered, where, and in which rows of the batch."""
+        return self.steerer.begin(video, branches, device)
+
+    def video_of(self, forward: SteeredForward) -> VideoTokens:
+        return forward.video
+
+    def act(
+        self,
+        forward: SteeredForward,
+        hook: BlockHook,
+        tokens: torch.Tensor,
+        present: slice | None,
+    ) -> torch.Tensor | None:
+        """Steer the tokens in place, or read their magnitudes."""
+        if forward.rows is not None and present == slice(0, 0):
+            raise RuntimeError(
+                f"Only the {self.steerer.config.branches[0]} branch is to be steered, but the batch "
+                f"of {self.name} is split inside its forward, and which rows run is not known. Steer "
+                "both branches."
+            )
+        return self.steerer.act(forward, tokens, hook.axes, present)
+
+    def end(self, forward: SteeredForward, found: list[torch.Tensor | None]) -> bool:
+        """Count the forward, and decide what it showed."""
+        if not forward.reads:
+            self.steerer.steered_forwards += 1
+            return True
+        return self._decide(forward, found)
+
+    @outside_graphs
+    def _decide(self, forward: SteeredForward, found: list[torch.Tensor | None]) -> bool:
+        cached = bool(getattr(self.transformer, "is_cache_enabled", False))
+        if self.steerer.end(forward, found, whole=cached):
+            return True
+        # Made again once, with what is massive here: unless a cache has kept what it gave.
+        if cached or torch.compiler.is_compiling():
+            self.steerer.detect(found, whole=cached)
+            return True
+        return False
+
+    def leave_alone(self) -> None:
+        """Say once that another pipeline's forwards are not steered."""
+        if isinstance(self.loop, PipelineLoop):
+            for stranger in self.loop.strangers:
+                self.steerer.warn(
+                    f"A {stranger} runs the {self.name} that is steered for a "
+                    f"{type(self.loop.pipeline).__name__}: what it makes is not steered. To steer "
+                    "it, call handle.remove() and stas.steer with that pipeline."
+                )
 
 
 class SteeringHandle(Handle):
@@ -36,14 +123,8 @@ class SteeringHandle(Handle):
     Made by `steer` and not by hand.
     """
 
-    def __init__(
-        self,
-        config: STASConfig,
-        steerings: Mapping[str, TransformerSteering],
-        clock: StepClock,
-        listener: LoopListener | None,
-    ) -> None:
-        super().__init__(steerings, clock, listener)
+    def __init__(self, config: STASConfig, steerings: Mapping[str, TransformerSteering]) -> None:
+        super().__init__(steerings)
         self.config = config
         self._steerings = dict(steerings)
         for steering in steerings.values():
@@ -52,22 +133,22 @@ class SteeringHandle(Handle):
     @property
     def dims(self) -> dict[str, tuple[int, ...] | None]:
         """The steered dimensions of each transformer; None until they are detected."""
-        return {name: steering.dims for name, steering in self._steerings.items()}
+        return {name: each.steerer.dims.numbers for name, each in self._steerings.items()}
 
     @property
     def origins(self) -> dict[str, DimsOrigin]:
         """Whether the dimensions of each transformer were given, of a profile, or detected."""
-        return {name: steering.origin for name, steering in self._steerings.items()}
+        return {name: each.steerer.dims.origin for name, each in self._steerings.items()}
 
     @property
     def sources(self) -> dict[str, str]:
         """Where the dimensions of each transformer come from, in words."""
-        return {name: steering.source for name, steering in self._steerings.items()}
+        return {name: each.steerer.dims.source for name, each in self._steerings.items()}
 
     @property
     def steered_forwards(self) -> dict[str, int]:
-        """How many forwards of each transformer were steered so far."""
-        return {name: steering.steered_forwards for name, steering in self._steerings.items()}
+        """How many forwards of each transformer were steered so far: in which blocks were."""
+        return {name: each.steerer.steered_forwards for name, each in self._steerings.items()}
 
     def summary(self) -> str:
         """What is steered, where, when, and where the dimensions come from, in a few lines."""
@@ -81,9 +162,10 @@ class SteeringHandle(Handle):
             f"branches {' + '.join(config.branches)}"
         ]
         for name, steering in self._steerings.items():
+            dims = steering.steerer.dims
             lines.append(
                 f"{name} ({steering.spec.transformer}): {_blocks_text(steering)}, "
-                f"dims {_dims_text(steering.dims)}: {steering.source}"
+                f"dims {_dims_text(dims.numbers)}: {dims.source}"
             )
         if not self._attached:
             lines.append("removed: nothing is steered any more")
@@ -92,19 +174,19 @@ class SteeringHandle(Handle):
     def __repr__(self) -> str:
         parts = [f"op {self.config.op}, scale {self.config.scale:g}, {self._steps_text()}"]
         for name, steering in self._steerings.items():
-            parts.append(f"{name}: {_blocks_text(steering)}, dims {_dims_text(steering.dims)}")
+            dims = _dims_text(steering.steerer.dims.numbers)
+            parts.append(f"{name}: {_blocks_text(steering)}, dims {dims}")
         return f"SteeringHandle({'; '.join(parts)}{'' if self._attached else '; removed'})"
 
     def _steps_text(self) -> str:
         window = f"steps {self.config.start:g} <= i/N < {self.config.stop:g}"
-        if self._listener is None and self._clock.num_steps is None:
+        if isinstance(self._loop, OwnLoop) and self._loop.clock.num_steps is None:
             return f"every forward until set_step says where the loop is, then {window}"
         return window
 
 
 def _blocks_text(steering: TransformerSteering) -> str:
-    of = len(steering.spec.blocks(steering.transformer))
-    return f"{len(steering.blocks)} of {of} blocks"
+    return f"{len(steering.blocks)} of {steering.num_blocks} blocks"
 
 
 def _dims_text(dims: tuple[int, ...] | None) -> str:
@@ -153,13 +235,15 @@ def steer(target: Any, config: STASConfig | None = None, **overrides: Any) -> St
         {'transformer': (3,)}
     """
     config = _resolve_config(config, overrides)
-    transformers = _find_transformers(target, "steer")
-    clock, listener = _follow(target, transformers, config.window)
-    steerings = {
-        name: _plan(target, name, transformer, spec, config, clock, listener)
-        for name, (transformer, spec) in transformers.items()
-    }
-    handle = SteeringHandle(config, steerings, clock, listener)
+    transformers = find_transformers(target, "steer")
+    loop = follow(target, transformers, config.window)
+    handle = SteeringHandle(
+        config,
+        {
+            name: _plan(name, transformer, spec, config, loop)
+            for name, (transformer, spec) in transformers.items()
+        },
+    )
     handle._attach()
     return handle
 
@@ -190,7 +274,7 @@ def find_handle(target: Any) -> SteeringHandle | None:
         >>> find_handle(transformer) is None
         True
     """
-    for transformer, spec in _find_transformers(target, "steer").values():
+    for transformer, spec in find_transformers(target, "steer").values():
         for block in spec.blocks(transformer):
             if is_hooked(block, TransformerSteering.hook_name):
                 registry: Any = block._diffusers_hook
@@ -212,184 +296,25 @@ def _resolve_config(config: STASConfig | None, overrides: Mapping[str, Any]) -> 
 
 
 def _plan(
-    target: Any,
-    name: str,
-    transformer: nn.Module,
-    spec: ModelSpec,
-    config: STASConfig,
-    clock: StepClock,
-    listener: LoopListener | None,
+    name: str, transformer: nn.Module, spec: ModelSpec, config: STASConfig, loop: Loop
 ) -> TransformerSteering:
     """Check everything about one transformer and prepare its steering, attaching nothing."""
     blocks = spec.blocks(transformer)
-    _refuse_a_second(name, spec, blocks, TransformerSteering)
-    model_config = config_of(transformer)
-    block_numbers = _block_numbers(config, len(blocks), name)
-    dims, source = config.dims, "given"
-    origin: DimsOrigin = "given"
-    if dims is None:
-        profile = find_profile(_loaded_from(target, transformer), spec.transformer, model_config)
-        if profile is not None:
-            dims, origin, source = profile.dims, "profile", profile.describe()
-        else:
-            origin, source = "detected", "to be detected on the first forward"
-    _check_dims(dims or (), spec.feature_width(model_config), name, spec)
-    return TransformerSteering(
-        name=name,
-        transformer=transformer,
-        spec=spec,
-        config=config,
-        block_numbers=block_numbers,
-        dims=dims,
-        origin=origin,
-        source=source,
-        clock=clock,
-        listener=listener,
-    )
+    refuse_a_second(name, spec, blocks, TransformerSteering)
+    dims = _find_dims(transformer, spec, config)
+    check_dims(dims.numbers or (), spec.feature_width(config_of(transformer)), name, spec)
+    numbers = block_numbers(config, len(blocks), name)
+    return TransformerSteering(name, transformer, spec, numbers, loop, config, dims)
 
 
-NO_ROWS = slice(0, 0)
-
-
-DimsOrigin = Literal["given", "profile", "detected"]
-
-
-class TransformerSteering(TransformerHooks):
-    """Steers one transformer while attached: what a handle holds per component."""
-
-    hook_name: ClassVar[str] = "stas"
-    verb = "steer"
-
-    def __init__(
-        self,
-        name: str,
-        transformer: nn.Module,
-        spec: ModelSpec,
-        config: STASConfig,
-        block_numbers: Sequence[int],
-        dims: tuple[int, ...] | None,
-        origin: DimsOrigin,
-        source: str,
-        clock: StepClock,
-        listener: LoopListener | None,
-    ) -> None:
-        super().__init__(name, transformer, spec, block_numbers, clock, listener)
-        self.config = config
-        self.dims = dims
-        self.origin = origin
-        self.source = source  # the origin in words
-        self.rows: slice | None = None  # of the batch; None for all of them
-        self.tokens: dict[Axes, torch.Tensor] = {}  # masks, true where steered
-        self.magnitudes: list[torch.Tensor] = []  # (D,) a block: mean |h| over samples and tokens
-        self.steered_forwards = 0
-        self.handle: Any = None  # the SteeringHandle, for stas.find_handle
-        self._masked: tuple[VideoTokens, torch.device] | None = None
-
-    def begin(self, device: torch.device) -> bool:
-        """Decide whether this forward is steered, where, and in which rows of the batch."""
-        rows = self._steered_rows()
-        if self.clock.never:
-            self.warn(f"No step is steered: {self.clock.never}")
-        if not self.clock.active or rows == NO_ROWS or self.dims == ():
-            return False
-        self.rows = rows
-        self._find_tokens(device)
-        grid = self.video.grid
-        if grid.count(self.config.regions, self.config.boundary) == 0:
-            self.warn(
-                f"No token is steered: {' + '.join(self.config.regions)} (boundary "
-                f"{self.config.boundary:g}) has no token in {grid}."
-            )
-            return False
-        if self.dims is None:
-            self.magnitudes = []
-        else:
-            self.steered_forwards += 1
-        return True
-
-    def _find_tokens(self, device: torch.device) -> None:
-        # dynamo can't compare grids; a graph makes its own masks.
-        if not torch.compiler.is_compiling() and self._masked == (self.video, device):
-            return
-        with torch.inference_mode(False):  # it is kept, and autograd may want it later
-            mask = self.video.grid.mask(self.config.regions, self.config.boundary, device)
-            self.tokens = {
-                axes: self.video.arrange(mask, axes) for axes in {hook.axes for hook in self._hooks}
-            }
-        self._masked = (self.video, device)
-
-    def _steered_rows(self) -> slice | None:
-        """The rows of the batch that are steered, NO_ROWS, or None for all."""
-        if len(self.config.branches) == 2:
-            return None
-        wanted, present = self.config.branches[0], self.branch_rows()
-        if present:
-            return next((rows for branch, rows in present if branch == wanted), NO_ROWS)
-        who = "a bare transformer" if self.listener is None else "this pipeline"
-        name = "cond_uncond" if self.spec.guidance == "batched" else "cond"
-        raise RuntimeError(
-            f"Only the {wanted} branch is to be steered, but {who} does not say which branch a "
-            "forward belongs to. Steer both branches, or steer the bare transformer and tell the "
-            f'branch by handle.set_step(i, n, branch="{name}") before each forward.'
-        )
-
-    def act(self, index: int, tokens: torch.Tensor, axes: Axes) -> None:
-        """Steer the tokens in place as the config says, or read their magnitudes."""
-        config, dims = self.config, self.dims
-        if dims is None:
-            over = tuple(range(tokens.ndim - 1))
-            total = torch.linalg.vector_norm(tokens.detach(), ord=1, dim=over, dtype=torch.float32)
-            self.magnitudes.append(total / tokens[..., 0].numel())
-            return
-        if tokens.shape[0] < self.video.batch:  # FasterCache leaves the uncond rows out
-            if "cond" not in config.branches:
-                return
-        elif self.rows is not None:
-            tokens = tokens[self.rows]
-        mask = self.tokens[axes]
-        if mask.device != tokens.device:  # blocks of one model on several devices
-            mask = mask.to(tokens.device)
-        steer_tokens_(
-            tokens, mask, dims, op=config.op, scale=config.scale, reference=config.reference
-        )
-
-    def end(self) -> None:
-        """After the forward that was read, decide."""
-        if self.dims is None:
-            self._decide()
-
-    @outside_graphs
-    def _decide(self) -> None:
-        """Keep the dimensions that the forward showed; the rest of its step is not steered.
-
-        So both branches of guidance are alike in every step.
-        """
-        read, blocks = len(self.magnitudes), len(self.blocks)
-        if read == 0 or (read < blocks and getattr(self.transformer, "is_cache_enabled", False)):
-            self.warn(
-                f"{self.name}: nothing is steered yet: {blocks - read} of the {blocks} blocks to "
-                "read were skipped, as caches do. The next forward is looked at."
-            )
-            return
-        found = massive_from_magnitudes(self.magnitudes)
-        if not found.strongest:
-            self.warn(
-                f"{self.name}: nothing is steered yet: the hidden states of the first forward were "
-                "not finite, so no massive dimension could be detected. The next one is looked at."
-            )
-            return
-        self.dims = found.dims
-        self.source = _detection_text(found)
-        self.clock.rest()
-        if not found.dims:
-            self.warn(f"{self.name}: {self.source}")
-
-
-def _detection_text(found: MassiveActivations) -> str:
-    if found.dims:
-        return f"detected on the first forward: {found.describe()}"
-    return (
-        f"nothing is steered: no dimension reaches {found.threshold:g} times the mean magnitude "
-        f"on the first forward. Strongest: {found.describe()}. Name dimensions with dims= to steer "
-        "them all the same."
+def _find_dims(transformer: nn.Module, spec: ModelSpec, config: STASConfig) -> SteeredDims:
+    """The dimensions that are given, else those of the checkpoint's profile, else none yet."""
+    if config.dims is not None:
+        return SteeredDims(numbers=config.dims, origin="given", source="given")
+    profile = find_profile(source_of(transformer), spec.transformer, config_of(transformer))
+    if profile is None:
+        source = "to be detected on the first forward"
+        return SteeredDims(numbers=None, origin="detected", source=source)
+    return SteeredDims(
+        numbers=profile.dims, origin="profile", source=profile.describe(), ratios=profile.ratios
     )

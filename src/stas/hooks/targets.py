@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from stas.hooks.loop import LoopListener
+from stas.hooks.loop import Loop, OwnLoop, PipelineLoop
 from stas.hooks.registry import is_hooked
 from stas.hooks.transformer import TransformerHooks, config_of
 from stas.method.config import STASConfig
@@ -16,13 +18,16 @@ from stas.method.window import StepClock, Window
 from stas.models.registry import find_spec, supported_text
 from stas.models.spec import ModelSpec, UnsupportedModelError
 
+# diffusers names a hub model that lies in the cache by its folder there.
+_HUB_SNAPSHOT = re.compile(r"models--([^/\\\\]+)--([^/\\\\]+)[/\\\\]snapshots")
 
-def _follow(
+
+def follow(
     target: Any, transformers: Mapping[str, tuple[nn.Module, ModelSpec]], window: Window
-) -> tuple[StepClock, LoopListener | None]:
-    """A clock, and for a pipeline the listener that moves it."""
+) -> Loop:
+    """The loop of a pipeline, or one that its author will tell about."""
     if isinstance(target, nn.Module):
-        return StepClock(window), None
+        return OwnLoop(StepClock(window))
     if not all(
         callable(getattr(getattr(target, "scheduler", None), method, None))
         for method in ("set_timesteps", "step")
@@ -32,25 +37,31 @@ def _follow(
             "denoising step can't be followed. Set pipe.scheduler, or take the bare transformer: "
             "stas.steer(pipe.transformer) and handle.set_step(i, n) in your loop."
         )
-    clock = StepClock(window, waits=True)
-    return clock, LoopListener(target, clock, transformers)
+    return PipelineLoop(StepClock(window, waits=True), target, transformers)
 
 
-def _loaded_from(target: Any, transformer: nn.Module) -> str | None:
-    """The hub id or folder of the pipeline, else of the transformer."""
-    of_pipeline = None if isinstance(target, nn.Module) else getattr(target, "name_or_path", None)
-    name = of_pipeline or getattr(config_of(transformer), "_name_or_path", None)
-    return str(name) if name else None
+def source_of(transformer: nn.Module) -> str | None:
+    """Where a transformer's weights came from: a hub id, or the folder of its model.
+
+    It is what the transformer itself says: a pipeline may hold one from elsewhere.
+    """
+    path = config_of(transformer).get("_name_or_path")
+    if not path:
+        return None
+    if in_cache := _HUB_SNAPSHOT.search(str(path)):
+        return "/".join(in_cache.groups())
+    folder = Path(path).parent
+    return str(folder if (folder / "model_index.json").is_file() else path)
 
 
-def _dtype_of(transformer: nn.Module) -> torch.dtype | None:
+def dtype_of(transformer: nn.Module) -> torch.dtype | None:
     """diffusers' models say their dtype, others have that of their first parameter."""
     first = next((parameter.dtype for parameter in transformer.parameters()), None)
     return getattr(transformer, "dtype", first)
 
 
-def _refuse_a_second(
-    name: str, spec: ModelSpec, blocks: list[nn.Module], kind: type[TransformerHooks]
+def refuse_a_second(
+    name: str, spec: ModelSpec, blocks: list[nn.Module], kind: type[TransformerHooks[Any]]
 ) -> None:
     if any(is_hooked(block, kind.hook_name) for block in blocks):
         verb = kind.verb
@@ -61,7 +72,7 @@ def _refuse_a_second(
         )
 
 
-def _check_dims(dims: Sequence[int], width: int, name: str, spec: ModelSpec) -> None:
+def check_dims(dims: Sequence[int], width: int, name: str, spec: ModelSpec) -> None:
     if dims and max(dims) >= width:
         raise ValueError(
             f"dims must be below {width}, the feature width of {name} ({spec.transformer}), but "
@@ -69,7 +80,7 @@ def _check_dims(dims: Sequence[int], width: int, name: str, spec: ModelSpec) -> 
         )
 
 
-def _find_transformers(
+def find_transformers(
     target: Any, verb: Literal["steer", "record"]
 ) -> dict[str, tuple[nn.Module, ModelSpec]]:
     """The known transformers of a target by component name, compiled ones unwrapped."""
@@ -110,7 +121,7 @@ def _find_transformers(
     return found
 
 
-def _block_numbers(config: STASConfig, num_blocks: int, name: str) -> list[int]:
+def block_numbers(config: STASConfig, num_blocks: int, name: str) -> list[int]:
     if config.blocks == "all":
         return list(range(num_blocks))
     if config.blocks == "middle":

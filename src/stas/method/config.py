@@ -37,6 +37,8 @@ Branch = Literal["cond", "uncond"]
 
 
 BRANCHES: tuple[Branch, ...] = get_args(Branch)
+RowBranch = Literal["cond", "uncond", "other"]  # what a row of a batch may be
+ROW_BRANCHES: tuple[RowBranch, ...] = get_args(RowBranch)
 
 
 Blocks = Literal["all", "middle"] | tuple[int, ...]

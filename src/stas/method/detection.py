@@ -95,10 +95,9 @@ def massive_from_magnitudes(
         >>> massive_from_magnitudes([flat]).dims
         ()
     """
-    finite = [m.cpu().double() for m in magnitudes if bool(torch.isfinite(m).all()) and m.sum() > 0]
-    if not finite:
+    ratios = median_ratios(magnitudes)
+    if ratios is None:
         return MassiveActivations(dims=(), strongest=(), ratios=(), threshold=threshold)
-    ratios = torch.stack([m / m.mean() for m in finite]).quantile(0.5, dim=0)
     order = ratios.argsort(descending=True, stable=True).tolist()
     values = ratios.tolist()
     strongest = order[:5]
@@ -108,3 +107,19 @@ def massive_from_magnitudes(
         ratios=tuple(values[dim] for dim in strongest),
         threshold=threshold,
     )
+
+
+def median_ratios(magnitudes: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """For each dimension the median over blocks of its mean |h| over the mean over dimensions.
+
+    Args:
+        magnitudes: One vector (D,) of mean |h| per block; those with a NaN or an infinity are left
+            out.
+
+    Returns:
+        (D,), float64, on the CPU; None when no block is left.
+    """
+    finite = [m.cpu().double() for m in magnitudes if bool(torch.isfinite(m).all()) and m.sum() > 0]
+    if not finite:
+        return None
+    return torch.stack([m / m.mean() for m in finite]).quantile(0.5, dim=0)

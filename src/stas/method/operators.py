@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch.compiler import is_compiling
@@ -12,13 +13,62 @@ from stas.method.config import OPS, REFERENCES, REGIONS, Op, Reference, Region
 from stas.method.kernels import has_triton
 from stas.method.tokens import TokenGrid
 
+# An op of one's own: values (dims, B, N) and the reference magnitude (dims or 1, B, 1) -> targets.
+Operator = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _finite(targets: torch.Tensor) -> torch.Tensor:
+    """A product beyond the dtype's range becomes its largest number, not an infinity."""
+    largest = torch.finfo(targets.dtype).max
+    return targets.clamp(-largest, largest)
+
+
+def _max(values: torch.Tensor, scale: float, reference: Reference) -> torch.Tensor:
+    magnitude = reference_magnitude(values, reference)
+    if scale != 1.0:
+        magnitude = _finite(magnitude * scale)
+    return torch.sign(values) * magnitude
+
+
+def _scale(values: torch.Tensor, scale: float, reference: Reference) -> torch.Tensor:
+    return _finite(values * scale)
+
+
+def _zero(values: torch.Tensor, scale: float, reference: Reference) -> torch.Tensor:
+    return torch.zeros_like(values)
+
+
+def _mean(values: torch.Tensor, scale: float, reference: Reference) -> torch.Tensor:
+    return values.mean(dim=tuple(range(2, values.ndim)), keepdim=True)
+
+
+# What each op writes: of the values (dims, B, ...) at all visual tokens, the scale and the reference.
+OPERATORS: Mapping[Op, Callable[[torch.Tensor, float, Reference], torch.Tensor]] = MappingProxyType(
+    {"max": _max, "scale": _scale, "zero": _zero, "mean": _mean}
+)
+
+
+def reference_magnitude(values: torch.Tensor, reference: Reference) -> torch.Tensor:
+    """m, the maximum of |H| over all visual tokens of a sample.
+
+    Args:
+        values: (dims, B, ...), the massive dimensions at all visual tokens.
+        reference: "dim" for one m per dimension, "global" for one over all of them.
+
+    Returns:
+        (dims, B, 1, ...), or (1, B, 1, ...) for "global".
+    """
+    over = tuple(range(2, values.ndim))
+    magnitude: torch.Tensor = torch.linalg.vector_norm(values, ord=math.inf, dim=over, keepdim=True)
+    return magnitude.amax(dim=0, keepdim=True) if reference == "global" else magnitude
+
 
 def steer_(
     hidden_states: torch.Tensor,
     grid: TokenGrid,
     dims: Sequence[int],
     *,
-    op: Op = "max",
+    op: Op | Operator = "max",
     regions: Collection[Region] = ("first_frame", "boundary"),
     boundary: float = 0.08,
     scale: float = 1.0,
@@ -36,6 +86,7 @@ def steer_(
     - `"zero"`: H[b, t, d] <- 0.
     - `"mean"`: H[b, t, d] <- the mean of H[b, t', d] over all visual tokens t' [our choice: the
       paper names the intervention and not the axis].
+    - a function of your own: H[b, t, d] <- what it returns of (values, reference), see below.
 
     Only columns `dims` are read and written: no copy of the hidden states, no host sync, and no
     allocation beyond a few vectors of (B, N). Values are read before any is written, so autograd
@@ -47,7 +98,9 @@ def steer_(
             in raster order. Changed in place.
         grid: The tokens' latent frames, height and width.
         dims: Massive dimensions, indices on the feature axis, 0 to D - 1.
-        op: One of "max", "scale", "zero", "mean".
+        op: One of "max", "scale", "zero", "mean", or a function. It is given the values of `dims` at
+            all visual tokens, (dims, B, N), and the reference magnitude m, (dims, B, 1) or
+            (1, B, 1), and returns targets that broadcast to the values' shape.
         regions: Any of "first_frame", "boundary", "interior"; all three is every visual token.
         boundary: r, the head and tail share of each latent frame, 0 to 0.5.
         scale: The paper's alpha, a finite number.
@@ -65,6 +118,9 @@ def steer_(
         >>> h = torch.tensor([[[1.0, 5.0], [-2.0, 5.0], [8.0, 5.0], [3.0, 5.0]]])
         >>> steer_(h, grid, [0], regions=("first_frame",))[0, :, 0]
         tensor([ 8., -8.,  8.,  3.])
+        >>> halve = lambda values, reference: values.clamp(-reference / 2, reference / 2)
+        >>> steer_(h, grid, [0], op=halve, regions=("first_frame",))[0, :, 0]
+        tensor([ 4., -4.,  8.,  3.])
     """
     if hidden_states.ndim != 3 or hidden_states.shape[1] != grid.num_tokens:
         raise ValueError(
@@ -81,7 +137,7 @@ def steer_tokens_(
     tokens: torch.Tensor,
     dims: Sequence[int],
     *,
-    op: Op,
+    op: Op | Operator,
     scale: float,
     reference: Reference,
 ) -> torch.Tensor:
@@ -102,21 +158,10 @@ def steer_tokens_(
     # A copy, (dims, B, ...): backward needs the values of before the write, and reading a column
     # of a large tensor is dear.
     values = torch.stack([hidden_states.select(-1, dim) for dim in dims])
-    axes = tuple(range(2, values.ndim))
-    if op == "max":
-        magnitude = torch.linalg.vector_norm(values, ord=math.inf, dim=axes, keepdim=True)
-        if reference == "global":
-            magnitude = magnitude.amax(dim=0, keepdim=True)
-        if scale != 1.0:
-            largest = torch.finfo(values.dtype).max
-            magnitude = (magnitude * scale).clamp(-largest, largest)
-        target = torch.sign(values) * magnitude
-    elif op == "scale":
-        target = values * scale
-    elif op == "zero":
-        target = torch.zeros_like(values)
+    if callable(op):
+        target = op(values, reference_magnitude(values, reference))
     else:
-        target = values.mean(dim=axes, keepdim=True)
+        target = OPERATORS[op](values, scale, reference)
     steered = torch.where(tokens, target, values)
     for dim, column in zip(dims, steered, strict=True):
         hidden_states.select(-1, dim).copy_(column)
@@ -126,7 +171,7 @@ def steer_tokens_(
 def _check_options(
     width: int,
     dims: Sequence[int],
-    op: str,
+    op: Op | Operator,
     regions: Collection[str],
     boundary: float,
     reference: str,
@@ -134,7 +179,7 @@ def _check_options(
     if not dims or not all(0 <= dim < width for dim in dims):
         raise ValueError(f"dims must be at least one index from 0 to {width - 1}, but got {dims}.")
     for name, value, known in (
-        ("op", op, OPS),
+        *([] if callable(op) else [("op", op, OPS)]),
         ("reference", reference, REFERENCES),
         *(("regions", region, REGIONS) for region in regions),
     ):

@@ -1,0 +1,120 @@
+"""Hearing of calls to an object's methods, whatever the object is, and leaving no trace of it.
+
+While somebody listens, the object has a class of its own beneath its class: the same name, and
+properties in place of the methods. So what lies in the object's dictionary stays where it is and a
+method that anybody sets anew is heard too; slots, properties and methods patched on the class work as
+ever; and copies, shallow, deep or pickled, are of the object's own class.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import inspect
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import Any
+
+# Given an object, the name of the method, and its arguments by name, what it returned as "return".
+Listener = Callable[[Any, str, dict[str, Any]], None]
+_BASE = "_stas_observes"  # on the classes made here: what they stand for
+
+
+def listen(owner: Any, name: str, listener: Listener) -> Any:
+    """Have a listener told after each call of a method.
+
+    Args:
+        owner: The object; a proxy leads to the one that has the method.
+        name: The method.
+        listener: What is told.
+
+    Returns:
+        What listens, for `unlisten`.
+
+    Raises:
+        TypeError: The object's class can't be exchanged, as of objects of C extensions.
+    """
+    holder = getattr(getattr(owner, name), "__self__", owner)
+    cls = type(holder)
+    if not hasattr(cls, _BASE):
+        cls = _observing(cls)
+        try:
+            object.__setattr__(holder, "__class__", cls)
+        except TypeError as error:
+            raise TypeError(
+                f"The calls of {type(holder).__name__}.{name} can't be followed: {error}. Steer the "
+                "bare transformer and tell the step by handle.set_step(i, n) in a loop of your own."
+            ) from error
+    cls.heard.setdefault(name, []).append(listener)
+    if name not in vars(cls):
+        setattr(cls, name, _Heard(name))
+    return holder
+
+
+def unlisten(holder: Any, name: str, listener: Listener) -> None:
+    """End what `listen` began; the object has its own class again when nobody listens any more."""
+    cls = type(holder)
+    listeners = getattr(cls, "heard", {}).get(name, [])
+    if listener in listeners:
+        listeners.remove(listener)
+    if hasattr(cls, _BASE) and not any(cls.heard.values()):
+        object.__setattr__(holder, "__class__", getattr(cls, _BASE))
+
+
+def _observing(base: type) -> Any:
+    """A class for one object: it is its base but for what is heard."""
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        _, _, *state = super(cls, self).__reduce_ex__(protocol)
+        return copyreg._reconstructor, (base, object, None), *state  # type: ignore[attr-defined]
+
+    names: dict[str, Any] = {
+        "__slots__": (),
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+        "__reduce_ex__": reduce,
+        _BASE: base,
+        "heard": {},
+    }
+    cls: Any = type(base)(base.__name__, (base,), names)
+    return cls
+
+
+class _Heard:
+    """In place of a method: finds it as the object's own class would, and tells of its calls.
+
+    It is a data descriptor, so that it comes before what lies in the object's dictionary.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, owner: Any, cls: Any = None) -> Any:
+        if owner is None:
+            return getattr(getattr(cls, _BASE), self.name)
+        method = getattr(owner, "__dict__", {}).get(self.name)
+        if method is None:
+            method = getattr(super(type(owner), owner), self.name)
+        listeners, name = type(owner).heard[self.name], self.name
+
+        def told(*args: Any, **kwargs: Any) -> Any:
+            result = method(*args, **kwargs)
+            bound = inspect.signature(method).bind(*args, **kwargs)
+            bound.apply_defaults()
+            arguments = dict(bound.arguments) | {"return": result}
+            for listener in tuple(listeners):
+                listener(owner, name, arguments)
+            return result
+
+        update_wrapper(told, method)
+        vars(told)["__self__"] = owner  # as a bound method's
+        return told
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        owner.__dict__[self.name] = value
+
+    def __delete__(self, owner: Any) -> None:
+        try:
+            del owner.__dict__[self.name]
+        except KeyError:
+            raise AttributeError(self.name) from None
