@@ -160,7 +160,7 @@ class Checked:
 
     def check(self, block: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         plain = type(block).forward(block, *args, **kwargs)
-        if self.spec.video_output is not None:
+        if self.spec.tokens.video_output is not None:
             for ours, theirs in zip(output[1:], plain[1:], strict=True):  # the text
                 self.wrong_untouched += int((ours != theirs).sum())
             output, plain = output[0], plain[0]
@@ -280,7 +280,7 @@ def naive(transformer: nn.Module, dims: tuple[int, ...]) -> Iterator[None]:
         grids[:] = [spec.video_tokens(module.config, kwargs).grid]
 
     def hook(block: nn.Module, args: Any, output: Any) -> Any:
-        hidden = output if spec.video_output is None else output[0]
+        hidden = output if spec.tokens.video_output is None else output[0]
         if hidden.shape not in masks:
             mask = torch.zeros(hidden.shape[1:], dtype=torch.bool, device=hidden.device)
             rows = grids[0].mask(("first_frame", "boundary"), 0.08, hidden.device)
@@ -290,7 +290,7 @@ def naive(transformer: nn.Module, dims: tuple[int, ...]) -> Iterator[None]:
         hidden = hidden.clone()
         target = hidden.abs().amax(1, keepdim=True) * hidden.sign()
         steered = torch.where(masks[hidden.shape], target, hidden)
-        return steered if spec.video_output is None else (steered, *output[1:])
+        return steered if spec.tokens.video_output is None else (steered, *output[1:])
 
     hooks = [block.register_forward_hook(hook) for block in spec.blocks(transformer)]
     hooks.append(transformer.register_forward_pre_hook(see_grid, with_kwargs=True))

@@ -29,12 +29,20 @@ if TYPE_CHECKING:
     from stas.method.detection import MassiveActivations as MassiveActivations
     from stas.method.tokens import TokenGrid as TokenGrid
     from stas.models.registry import register_model as register_model
+    from stas.models.spec import LoadingSpec as LoadingSpec
+    from stas.models.spec import LoopSpec as LoopSpec
     from stas.models.spec import ModelSpec as ModelSpec
+    from stas.models.spec import TokenSpec as TokenSpec
     from stas.models.spec import UnsupportedModelError as UnsupportedModelError
+    from stas.pipelines.load import load_pipeline as load_pipeline
+    from stas.studies.compare import compare as compare
+    from stas.studies.study import run_study as run_study
 
 _HOMES = {
     "BUNDLED_MODEL": "stas.assets",
     "ActivationStats": "stas.activations.stats",
+    "LoadingSpec": "stas.models.spec",
+    "LoopSpec": "stas.models.spec",
     "MassiveActivations": "stas.method.detection",
     "ModelSpec": "stas.models.spec",
     "RecordingHandle": "stas.hooks.record",
@@ -42,11 +50,15 @@ _HOMES = {
     "StasWarning": "stas.checks",
     "SteeringHandle": "stas.hooks.steer",
     "TokenGrid": "stas.method.tokens",
+    "TokenSpec": "stas.models.spec",
     "UnsupportedModelError": "stas.models.spec",
+    "compare": "stas.studies.compare",
     "find_handle": "stas.hooks.steer",
     "find_massive_activations": "stas.activations.massive",
+    "load_pipeline": "stas.pipelines.load",
     "record": "stas.hooks.record",
     "register_model": "stas.models.registry",
+    "run_study": "stas.studies.study",
     "steer": "stas.hooks.steer",
     "write_mp4": "stas.media.video",
 }
@@ -54,6 +66,8 @@ _HOMES = {
 __all__ = [
     "BUNDLED_MODEL",
     "ActivationStats",
+    "LoadingSpec",
+    "LoopSpec",
     "MassiveActivations",
     "ModelSpec",
     "RecordingHandle",
@@ -61,11 +75,15 @@ __all__ = [
     "StasWarning",
     "SteeringHandle",
     "TokenGrid",
+    "TokenSpec",
     "UnsupportedModelError",
+    "compare",
     "find_handle",
     "find_massive_activations",
+    "load_pipeline",
     "record",
     "register_model",
+    "run_study",
     "steer",
     "write_mp4",
 ]

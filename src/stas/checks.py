@@ -1,17 +1,83 @@
-"""What can be said of a request before its model is known, and without torch."""
+"""What is said of bad values, once for all; without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import inf, isfinite
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, Literal
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+Offload = Literal["none", "model", "sequential"]
+FRAMES = ("num_frames", "frames", "video_length")  # what pipelines call the number of pixel frames
 
 
 class StasWarning(UserWarning):
-    """What stas warns of; `warnings.filterwarnings("error", category=stas.StasWarning)` raises it."""
+    """What stas warns of, as a category of its own for `warnings.filterwarnings`."""
 
 
-FRAMES = ("num_frames", "frames", "video_length")  # what pipelines call the number of pixel frames
+def expect(condition: bool, message: str) -> None:
+    """Raise ValueError with the message, a full stop behind it, unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{message}.")
+
+
+def is_whole(value: object, least: int = 0, below: float = inf) -> bool:
+    """Whether a value is an integer, and no bool, in a range."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < below
+
+
+def integers(name: str, values: object) -> tuple[int, ...]:
+    """Integers that differ, as plain ones.
+
+    Raises:
+        TypeError, ValueError: They are not.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a sequence of integers, but got {values!r}.")
+    numbers = tuple(values)
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, Integral):
+            raise TypeError(f"{name} must be integers, but got {number!r}.")
+    if len(set(numbers)) != len(numbers):
+        raise ValueError(f"{name} names the same number twice: {numbers}.")
+    return tuple(int(number) for number in numbers)
+
+
+def number(name: str, value: object) -> float:
+    """A number as a float.
+
+    Raises:
+        TypeError, ValueError: It is none, or too large for a float.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, but got {value!r}.")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large a number: {value!r}.") from None
+
+
+def one_of(name: str, value: object, known: Iterable[str]) -> None:
+    """Raise ValueError unless a value is one of those known."""
+    if value not in tuple(known):
+        raise ValueError(f"{name} must be one of {', '.join(known)}, but got {value!r}.")
+
+
+def some_of(name: str, values: object, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Some of the values known, at least one, in their order there.
+
+    Raises:
+        TypeError, ValueError: They are not.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a tuple of {', '.join(known)}, but got {values!r}.")
+    chosen = tuple(values)
+    for value in chosen:
+        one_of(name, value, known)
+    if not chosen:
+        raise ValueError(f"{name} is empty: expected at least one of {', '.join(known)}.")
+    return tuple(value for value in known if value in chosen)
 
 
 def check_fps(fps: object) -> None:
@@ -38,10 +104,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         >>> check_arguments({"num_frames": 17, "width": None})
     """
     for key in ("height", "width", *FRAMES, "num_inference_steps"):
-        value = arguments.get(key, 1)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        value = arguments.get(key)
+        if value is not None and not is_whole(value, 1):
             raise ValueError(f"{key} must be an integer, at least 1, but got {value!r}.")
     for key, value in arguments.items():
         if isinstance(value, float) and not isfinite(value):

@@ -235,7 +235,7 @@ def attention_broadcast(pipeline, stacks):
 
 
 def faster_cache(pipeline, stacks):
-    batched = MODELS[type(pipeline.transformer).__name__].guidance == "batched"
+    batched = MODELS[type(pipeline.transformer).__name__].loop.guidance == "batched"
     return FasterCacheConfig(
         spatial_attention_timestep_skip_range=(-1, 990),
         temporal_attention_block_skip_range=2 if len(stacks) == 2 else None,
@@ -243,7 +243,7 @@ def faster_cache(pipeline, stacks):
         unconditional_batch_skip_range=3,
         unconditional_batch_timestep_skip_range=(-1, 1001),
         attention_weight_callback=lambda module: 0.3,
-        tensor_format=MODELS[type(pipeline.transformer).__name__].latents,
+        tensor_format=MODELS[type(pipeline.transformer).__name__].tokens.latents,
         is_guidance_distilled=not batched,
         current_timestep_callback=lambda: int(pipeline.current_timestep),
     )
@@ -276,7 +276,7 @@ CACHE_RUNS = [
 
 
 def enable(cache, pipeline):
-    stacks = MODELS[type(pipeline.transformer).__name__].stacks
+    stacks = MODELS[type(pipeline.transformer).__name__].tokens.stacks
     pipeline.transformer.enable_cache(cache(pipeline, stacks))
 
 
@@ -474,7 +474,7 @@ LEAKS = {
 def test_what_a_cache_keeps_of_steered_steps_shows_after_the_window(family, name):
     """Steps 0 to 2 are steered; a cache that begins late enough after them keeps nothing."""
     config, begin, leaking = LEAKS[name]
-    stacks = MODELS[family].stacks
+    stacks = MODELS[family].tokens.stacks
     plain = loop(family, config(stacks), begin, steered=False)
     steered = loop(family, config(stacks), begin, steered=True)
     differing = [i for i in range(STEPS) if not torch.equal(plain[i], steered[i])]

@@ -39,7 +39,7 @@ class Seen:
         self.tokens.append([])
 
     def keep(self, block, args, output):
-        position = self.spec.video_output
+        position = self.spec.tokens.video_output
         self.tokens[-1].append((output if position is None else output[position]).clone())
 
 

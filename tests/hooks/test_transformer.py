@@ -50,7 +50,7 @@ class BlockLog:
 
     def check(self, block, args, kwargs, output):
         plain = type(block).forward(block, *args, **kwargs)
-        position = self.spec.video_output
+        position = self.spec.tokens.video_output
         if position is not None:
             for i, (ours, theirs) in enumerate(zip(output, plain, strict=True)):
                 if i != position:
@@ -228,7 +228,7 @@ def test_one_branch_of_guidance(name, branch):
     )
 
     def expected(plain, forward):
-        if spec.guidance == "batched":
+        if spec.loop.guidance == "batched":
             rows = plain[1:] if branch == "cond" else plain[:1]
         else:
             rows = plain if (forward % 2 == 0) == (branch == "cond") else plain[:0]

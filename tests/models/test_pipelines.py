@@ -155,7 +155,7 @@ def test_one_branch_of_guidance(name, branch, monkeypatch):
     finally:
         forwards.remove()
     per_step, steered = expected(name, forwards.total)
-    if spec.guidance == "batched":  # uncond first, and nothing of other forwards of a step
+    if spec.loop.guidance == "batched":  # uncond first, and nothing of other forwards of a step
         assert forwards.steered == steered[::per_step]
         for rows, batch in forwards.rows:
             half = batch // 2

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import stas
-from stas import ModelSpec, register_model
+from stas import ModelSpec, TokenSpec, register_model
 from stas.method.operators import steer_
 from stas.models.registry import find_spec
 from stas.models.table import MODELS
@@ -52,7 +52,7 @@ def hidden_input(spec, args, kwargs):
     """The hidden states that enter a block."""
     if "hidden_states" in kwargs:
         return kwargs["hidden_states"]
-    return args[1 if spec.axes.get(spec.stacks[0]) == "ND" else 0]
+    return args[1 if spec.tokens.axes.get(spec.tokens.stacks[0]) == "ND" else 0]
 
 
 def first_block_input(name, inputs):
@@ -102,7 +102,7 @@ class BlockCheck:
 
     def check(self, block, args, kwargs, output):
         plain = type(block).forward(block, *args, **kwargs)
-        position = self.spec.video_output
+        position = self.spec.tokens.video_output
         if position is not None:
             for number, (ours, theirs) in enumerate(zip(output, plain, strict=True)):
                 if number != position and theirs is not None:
@@ -125,7 +125,7 @@ def chosen_blocks(name):
     spec, transformer = spec_of(name), built(name)
     order = [id(block) for block in spec.blocks(transformer)]
     numbers = set()
-    for stack in spec.stacks:
+    for stack in spec.tokens.stacks:
         blocks = getattr(transformer, stack)
         numbers |= {order.index(id(blocks[i])) for i in {0, len(blocks) // 2, len(blocks) - 1}}
     return sorted(numbers)
@@ -236,6 +236,8 @@ def test_a_subclass_uses_its_base_class_row():
 
 
 def test_registering_twice_is_refused():
-    spec = ModelSpec(transformer="WanTransformer3DModel", pipelines=(), stacks=("blocks",))
+    spec = ModelSpec(
+        transformer="WanTransformer3DModel", pipelines=(), tokens=TokenSpec(stacks=("blocks",))
+    )
     with pytest.raises(ValueError, match="registered already"):
         register_model(spec)

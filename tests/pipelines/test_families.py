@@ -104,7 +104,7 @@ def test_a_prompt_alone_makes_a_steered_video(name, tmp_path):
         done, total = reports[-1]
         assert done == total > 0
     spec = find_spec(pipeline.transformer)
-    assert frames_per_second(pipeline) == spec.fps
+    assert frames_per_second(pipeline) == spec.loading.fps
 
 
 def test_every_pipeline_that_a_prompt_alone_can_call_is_tried():

@@ -27,6 +27,8 @@ from stas.cli.say import RepeatError, console, notes, sentence
 from stas.cli.studies import compare, study
 
 P = ParamSpec("P")
+# The base of all usage errors: click's, which newer versions of typer carry inside.
+_UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     help="Steer the massive activations of video diffusion transformers (STAS).",
@@ -42,7 +44,12 @@ def main() -> None:
     """Run the command line; what the user can mend is told in a sentence, not a traceback."""
     warnings.showwarning = _show_warning
     try:
-        app(prog_name="stas")
+        # Not standalone, so that usage errors are told like all others.
+        sys.exit(app(prog_name="stas", standalone_mode=False) or 0)
+    except _UsageError as error:
+        if message := error.format_message():  # there is none when all that was missing is help
+            notes.print(f"[bold red]Error:[/] {escape(message)}")
+        sys.exit(2)
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
         if os.environ.get("STAS_TRACEBACK"):
             traceback.print_exc()

@@ -1,46 +1,60 @@
-"""`stas generate`."""
+"""`stas generate`: videos from prompts, and from manifests."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
-from stas.checks import check_arguments, check_fps
+from stas.checks import check_fps
 from stas.cli.options import (
-    MODEL,
     OUTPUT,
     STEERING,
     VIDEO,
-    _integers,
-    _is_given,
-    _loras,
-    _refuse_other_options,
-    _seeds,
-    _size,
-    _words,
+    Branches,
+    Device,
+    DTypeName,
+    Force,
+    Fps,
+    Frames,
+    Guidance,
+    Lora,
+    Model,
+    OffloadName,
+    PromptFile,
+    Regions,
+    Resume,
+    Revision,
+    Seeds,
+    Size,
+    Steps,
+    UsageError,
+    call_arguments,
+    is_given,
+    read_blocks,
+    read_integers,
+    refuse_other_options,
 )
-from stas.cli.say import LOADING, RepeatError, console, notes, sentence
-from stas.cli.session import _Maker
-from stas.method.config import STASConfig
+from stas.cli.say import RepeatError, console, loading, notes, sentence, step_bar
+from stas.method.config import Op, Reference, STASConfig
 from stas.pipelines.manifest import Manifest
-from stas.pipelines.places import _check_places, _keep_inputs, _lora_files, _places
-from stas.pipelines.prompts import _prompts
+from stas.pipelines.options import PipelineOptions
+from stas.pipelines.places import check_places, keep_inputs, lora_files, places_of
+from stas.pipelines.prompts import Sample, read_prompts, samples_of
 
 if TYPE_CHECKING:
-    pass
+    from stas.hooks.steer import SteeringHandle
+    from stas.pipelines.model import LoadedPipeline
 
 
 def generate(
     context: typer.Context,
     prompt: Annotated[str | None, typer.Argument(help="What the video is to show.")] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(help="Text file of prompts, one a line.", rich_help_panel=VIDEO),
-    ] = None,
+    prompts: PromptFile = None,
     manifest: Annotated[
         Path | None,
         typer.Option(help="Repeat the run of this manifest, bit for bit.", rich_help_panel=VIDEO),
@@ -48,64 +62,18 @@ def generate(
     negative_prompt: Annotated[
         str | None, typer.Option(help="What it is not to show.", rich_help_panel=VIDEO)
     ] = None,
-    seed: Annotated[
-        str,
-        typer.Option(help="Seeds: numbers and ranges, as in 0,7,10-13.", rich_help_panel=VIDEO),
-    ] = "0",
-    frames: Annotated[
-        int | None, typer.Option(help="Number of pixel frames.", rich_help_panel=VIDEO)
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WIDTHxHEIGHT", help="In pixels, as in 832x480.", rich_help_panel=VIDEO
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Denoising steps.", rich_help_panel=VIDEO)
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(help="Scale of classifier-free guidance.", rich_help_panel=VIDEO),
-    ] = None,
-    fps: Annotated[
-        float | None, typer.Option(help="Frames per second of the file.", rich_help_panel=VIDEO)
-    ] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            help="The bundled model, a folder in diffusers' format, or a hub id.",
-            rich_help_panel=MODEL,
-        ),
-    ] = "bundled",
-    revision: Annotated[
-        str | None,
-        typer.Option(help="Branch, tag or commit of a hub id.", rich_help_panel=MODEL),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...", rich_help_panel=MODEL)
-    ] = "auto",
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(
-            metavar="DTYPE",
-            help="auto, float32, bfloat16 or float16; auto is bfloat16 on an accelerator, else "
-            "float32.",
-            rich_help_panel=MODEL,
-        ),
-    ] = "auto",
-    offload: Annotated[
-        Literal["none", "model", "sequential"],
-        typer.Option(help="What waits on the CPU to save memory.", rich_help_panel=MODEL),
-    ] = "none",
-    lora: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SOURCE[=WEIGHT]",
-            help="LoRA weights: a file, folder or hub id; may be repeated.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
+    seed: Seeds = "0",
+    frames: Frames = None,
+    size: Size = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    fps: Fps = None,
+    model: Model = "bundled",
+    revision: Revision = None,
+    device: Device = "auto",
+    dtype: DTypeName = "auto",
+    offload: OffloadName = "none",
+    lora: Lora = None,
     steer: Annotated[
         bool,
         typer.Option(
@@ -119,30 +87,32 @@ def generate(
         ),
     ] = None,
     dims: Annotated[
-        str | None,
+        Any,
         typer.Option(
+            metavar="DIMS",
+            parser=read_integers,
             help="Massive dimensions, as in 1188,700. By default those of the model's profile, "
             "else detected.",
             rich_help_panel=STEERING,
         ),
     ] = None,
     blocks: Annotated[
-        str | None, typer.Option(help="all, middle, or as in 0,3,-1.", rich_help_panel=STEERING)
+        Any,
+        typer.Option(
+            metavar="BLOCKS",
+            parser=read_blocks,
+            help="all, middle, or as in 0,3,-1.",
+            rich_help_panel=STEERING,
+        ),
     ] = None,
     op: Annotated[
-        Literal["max", "scale", "zero", "mean"] | None,
+        Op | None,
         typer.Option(
             help="max is STAS; the others are the paper's other interventions.",
             rich_help_panel=STEERING,
         ),
     ] = None,
-    regions: Annotated[
-        str | None,
-        typer.Option(
-            help="Which tokens: of first_frame, boundary, interior, with commas between.",
-            rich_help_panel=STEERING,
-        ),
-    ] = None,
+    regions: Regions = None,
     boundary: Annotated[
         float | None,
         typer.Option(
@@ -154,7 +124,7 @@ def generate(
         typer.Option(help="Multiplier of the reference magnitude.", rich_help_panel=STEERING),
     ] = None,
     reference: Annotated[
-        Literal["dim", "global"] | None,
+        Reference | None,
         typer.Option(help="Maximum per dimension, or over all of them.", rich_help_panel=STEERING),
     ] = None,
     start: Annotated[
@@ -165,13 +135,7 @@ def generate(
         float | None,
         typer.Option(help="Share of the steps at which steering ends.", rich_help_panel=STEERING),
     ] = None,
-    branches: Annotated[
-        str | None,
-        typer.Option(
-            help="Which branches of guidance: of cond, uncond, with commas between.",
-            rich_help_panel=STEERING,
-        ),
-    ] = None,
+    branches: Branches = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -181,10 +145,8 @@ def generate(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    force: Annotated[
-        bool,
-        typer.Option("--force", metavar="", help="Overwrite what exists.", rich_help_panel=OUTPUT),
-    ] = False,
+    resume: Resume = False,
+    force: Force = False,
 ) -> None:
     """Make videos from a prompt, steered by default.
 
@@ -193,73 +155,139 @@ def generate(
     """
     started = time.monotonic()
     if manifest is not None:
-        _refuse_other_options(context, "manifest", "output", "force", "model")
-        moved = model if _is_given(context, "model") else None
+        refuse_other_options(context, "manifest", "output", "force", "model")
+        moved = model if is_given(context, "model") else None
         _repeat(manifest, output, moved, force=force)
         return
-    wanted = _prompts(prompt, prompts)
-    seeds = _seeds(seed)
+    samples = samples_of(_read_prompts(prompt, prompts), seed)
     values: dict[str, Any] = {
-        "dims": None if dims is None else _integers("--dims", dims),
-        "blocks": blocks if blocks in (None, "all", "middle") else _integers("--blocks", blocks),
+        "dims": dims,
+        "blocks": blocks,
         "op": op,
-        "regions": None if regions is None else _words(regions),
+        "regions": regions,
         "boundary": boundary,
         "scale": scale,
         "reference": reference,
         "start": start,
         "stop": stop,
-        "branches": None if branches is None else _words(branches),
+        "branches": branches,
     }
     values = {key: value for key, value in values.items() if value is not None}
     if not steer and (config or values):
-        raise ValueError(
+        raise UsageError(
             "--no-steer steers nothing, so it takes no --config and no steering option."
         )
-    width, height = (None, None) if size is None else _size(size)
-    arguments = {
-        "negative_prompt": negative_prompt,
-        "num_frames": frames,
-        "width": width,
-        "height": height,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-    }
-    check_arguments(arguments)
+    arguments = {"negative_prompt": negative_prompt}
+    arguments |= call_arguments(frames, size, steps, guidance)
     if fps is not None:
         check_fps(fps)
-    steering = _steering(config, values) if steer else None
-    loras = _loras(lora or [])
-    samples = [(entry, number) for entry in wanted for number in seeds]
-    places = _places(output, [(entry.text, number) for entry, number in samples])
-    _keep_inputs(places, ("config", config), ("prompt file", prompts), *_lora_files(loras))
-    _check_places(places, force=force)
-    with notes.status(LOADING):
-        from stas.pipelines.options import PipelineOptions
+    steering = None
+    if steer:
+        steering = replace(STASConfig() if config is None else STASConfig.load(config), **values)
+    loras = dict(lora or [])
+    places = places_of(output, samples)
+    keep_inputs(places, ("config", config), ("prompt file", prompts), *lora_files(loras))
+    check_places(places, force=force, resume=resume)
     options = PipelineOptions(
-        model=model,
-        revision=revision,
-        device=device,
-        dtype=dtype,
-        offload=offload,
-        loras=loras,
+        model=model, revision=revision, device=device, dtype=dtype, offload=offload, loras=loras
     )
-    maker = _Maker(options)
-    for entry, _ in samples[:: len(seeds)]:
-        maker.check(arguments | {"prompt": entry.text}, steering)
-    for number, ((entry, seed_number), place) in enumerate(zip(samples, places, strict=True), 1):
+    loaded = loading(options)
+    for sample in samples[:: len(seed)]:
+        loaded.check(arguments | {"prompt": sample.prompt}, steering)
+    said: list[str] = []
+    for number, (sample, place) in enumerate(zip(samples, places, strict=True), 1):
         label = f"{number}/{len(samples)}" if len(samples) > 1 else ""
-        maker.make(
-            arguments | {"prompt": entry.text},
-            seed_number,
-            steering,
-            place,
-            prompt_file=entry.origin,
-            fps=fps,
-            label=label,
-        )
+        wanted = arguments | {"prompt": sample.prompt}
+        if resume and _is_finished(loaded, wanted, sample, steering, place, fps):
+            console.print(f"{escape(str(place))} is finished")
+            continue
+        _make(loaded, wanted, sample, steering, place, fps=fps, label=label, said=said)
     if len(samples) > 1:
         console.print(f"{len(samples)} videos in {time.monotonic() - started:.0f} s")
+
+
+def _read_prompts(prompt: str | None, prompts: Path | None) -> Any:
+    if (prompt is None) == (prompts is None):
+        raise UsageError(
+            "Give a prompt or --prompts FILE, and not both. Example: stas generate "
+            '"a red circle moving right on a blue background"'
+        )
+    return read_prompts(prompt, prompts)
+
+
+def _is_finished(
+    loaded: LoadedPipeline,
+    wanted: dict[str, Any],
+    sample: Sample,
+    steering: STASConfig | None,
+    place: Path,
+    fps: float | None,
+) -> bool:
+    """Whether a video is there already, whole and of the very same request.
+
+    Raises:
+        FileExistsError: Files are there, and they are of another request.
+    """
+    from stas.pipelines.sample import VideoFiles
+
+    files = VideoFiles(place.with_suffix(""))
+    found = files.read()
+    if found is None:
+        return False
+    manifest = found.manifest
+    asked = {
+        "pipeline": asdict(loaded.options),
+        "arguments": loaded.arguments(wanted),
+        "seed": sample.seed,
+        "fps": loaded.fps if fps is None else fps,
+        "steering": None if steering is None else steering.to_dict(),
+    }
+    if differing := [name for name, value in asked.items() if getattr(manifest, name) != value]:
+        raise FileExistsError(
+            f"{str(place)!r} exists already, and its manifest says another {differing[0]}: "
+            f"{getattr(manifest, differing[0])} and not {asked[differing[0]]}. Give another -o, or "
+            "--force to overwrite."
+        )
+    return True
+
+
+def _make(
+    loaded: LoadedPipeline,
+    wanted: dict[str, Any],
+    sample: Sample,
+    steering: STASConfig | None,
+    place: Path,
+    *,
+    fps: float | None,
+    label: str,
+    said: list[str],
+) -> Manifest:
+    """Make one video, its strip and its manifest, and say so."""
+    from stas.pipelines.sample import VideoFiles, make_sample
+
+    arguments = loaded.arguments(wanted)
+    with loaded.steered(steering) as handle, step_bar(label, handle) as report:
+        frames, record = make_sample(loaded, sample, arguments, handle, fps=fps, report=report)
+        _say_what_was_steered(handle, said)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    VideoFiles(place.with_suffix("")).write(frames, record)
+    count, height, width = frames.shape[:3]
+    length = f"{count} frame{'' if count == 1 else 's'}"
+    steered = any(entry["steered_forwards"] for entry in (record.dims or {}).values())
+    console.print(
+        f"{escape(str(place))} ({length}, {width}x{height}, {record.fps:g} fps) made in "
+        f"{record.seconds:.1f} s, {'steered' if steered else 'not steered'}"
+    )
+    return record
+
+
+def _say_what_was_steered(handle: SteeringHandle | None, said: list[str]) -> None:
+    """Say what was steered, where that is news."""
+    lines = [] if handle is None else handle.summary().splitlines()[1:]
+    if lines != said:
+        for line in lines:
+            notes.print(escape(line))
+    said[:] = lines
 
 
 def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) -> None:
@@ -267,10 +295,8 @@ def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) 
     place = output or path.with_name(f"{path.stem}-repeated.mp4")
     if place.suffix != ".mp4":
         place = place / f"{path.stem}.mp4"
-    _keep_inputs([place], ("manifest", path), *_lora_files(old.pipeline.get("loras", {})))
-    _check_places([place], force=force)
-    with notes.status(LOADING):
-        from stas.pipelines.options import PipelineOptions
+    keep_inputs([place], ("manifest", path), *lora_files(old.pipeline.get("loras", {})))
+    check_places([place], force=force)
     # Whatever fails from here on does so with the manifest's values, so the message names it.
     try:
         options = PipelineOptions(**old.pipeline)
@@ -280,16 +306,11 @@ def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) 
             model=options.model if model is None else model,
             revision=old.model.get("commit") if model is None else None,
         )
-        maker = _Maker(options, threads=old.versions.get("threads"))
-        new = maker.make(
-            dict(old.arguments),
-            old.seed,
-            old.steering_config(),
-            place,
-            prompt_file=old.prompt_file,
-            fps=old.fps,
-            label="",
-        )
+        loaded = loading(options, threads=old.versions.get("threads"))
+        arguments = dict(old.arguments)
+        sample = Sample(place.stem, str(arguments["prompt"]), old.seed, old.prompt_file)
+        steering = old.steering_config()
+        new = _make(loaded, arguments, sample, steering, place, fps=old.fps, label="", said=[])
     except Exception as error:
         raise RepeatError(f"Can't repeat {path}: {sentence(error)}") from error
     if new.frames["sha256"] == old.frames["sha256"]:
@@ -310,7 +331,3 @@ def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) 
         + (", ".join(changed) or "nothing that the manifest records; the model's files, perhaps")
         + f". Or {path} was edited."
     )
-
-
-def _steering(path: Path | None, values: dict[str, Any]) -> STASConfig:
-    return replace(STASConfig() if path is None else STASConfig.load(path), **values)

@@ -1,172 +1,126 @@
-"""Options that commands share, and how they are read."""
+"""Options that commands share, and how what is given to them is read.
+
+What can't be read raises typer.BadParameter, a usage error: the command ends with exit code 2.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from stas.checks import check_arguments
+from stas.checks import DType, Offload, check_arguments, some_of
+from stas.method.config import BRANCHES, REGIONS
 
 MOST_SEEDS = 100_000
+MODEL, VIDEO, STEERING, MEASURES, OUTPUT = "Model", "Video", "Steering", "Measures", "Output"
 
 
-MODEL = "Model"
+class UsageError(typer.BadParameter):
+    """Options that don't go together, or lack one."""
+
+    def format_message(self) -> str:
+        return self.message
 
 
-VIDEO = "Video"
-
-
-STEERING = "Steering"
-
-
-OUTPUT = "Output"
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-def _refuse_other_options(context: typer.Context, kept: str, *allowed: str) -> None:
-    """A manifest decides everything: an option beside it would be ignored, so it is refused."""
-    given = [
-        name for name in context.params if _is_given(context, name) and name not in (kept, *allowed)
-    ]
-    if given:
-        raise ValueError(
-            f"--{kept} repeats a run as it was; remove {', '.join(sorted(given))}. Beside it only "
-            f"{', '.join(f'--{name}' for name in allowed)} can be given."
-        )
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(","))
-
-
-def _integers(option: str, text: str) -> tuple[int, ...]:
+def read_integers(text: str) -> tuple[int, ...]:
+    """Whole numbers with commas between, as in 3,7."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(
-            f"{option} expects whole numbers with commas between, as in 3,7, but got {text!r}."
+        raise typer.BadParameter(
+            f"expected whole numbers with commas between, as in 3,7, but got {text!r}."
         ) from None
 
 
-def _seeds(text: str) -> list[int]:
+def read_blocks(text: str) -> Any:
+    """ "all", "middle", or block numbers."""
+    return text if text in ("all", "middle") else read_integers(text)
+
+
+def read_maps(text: str) -> Any:
+    """What `read_blocks` reads, or "none"."""
+    return text if text == "none" else read_blocks(text)
+
+
+def read_seeds(text: str) -> list[int]:
+    """Numbers and ranges, as in 0,7,10-13."""
     seeds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise ValueError(
-                f"--seed expects numbers from 0 and ranges, as in 0,7,10-13, but got {text!r}."
+            raise typer.BadParameter(
+                f"expected numbers from 0 and ranges, as in 0,7,10-13, but got {text!r}."
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if last >= 2**63 or last - first >= MOST_SEEDS:
-            raise ValueError(
-                f"--seed takes numbers below 2**63 and ranges of at most {MOST_SEEDS} of them, but "
-                f"got {part!r}."
+            raise typer.BadParameter(
+                f"expected numbers below 2**63 and ranges of at most {MOST_SEEDS} of them, but got "
+                f"{part!r}."
             )
         seeds += range(first, last + 1)
     return list(dict.fromkeys(seeds))
 
 
-def _size(text: str) -> tuple[int, int]:
+def read_size(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT."""
     match = re.fullmatch(r"(\d+)[xX](\d+)", text)
     if match is None:
-        raise ValueError(f"--size expects WIDTHxHEIGHT, as in 832x480, but got {text!r}.")
+        raise typer.BadParameter(f"expected WIDTHxHEIGHT, as in 832x480, but got {text!r}.")
     return int(match[1]), int(match[2])
 
 
-def _loras(values: Sequence[str]) -> dict[str, float]:
-    loras = {}
-    for value in values:
-        source, equals, weight = value.rpartition("=")
+def read_lora(text: str) -> tuple[str, float]:
+    """SOURCE or SOURCE=WEIGHT."""
+    source, equals, weight = text.rpartition("=")
+    try:
+        return (source, float(weight)) if equals else (text, 1.0)
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected SOURCE or SOURCE=WEIGHT, as in style.safetensors=0.8, but got {text!r}."
+        ) from None
+
+
+def read_some_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+    """A reader of some words of those known, with commas between."""
+
+    def read(text: str) -> tuple[str, ...]:
         try:
-            loras[source if equals else value] = float(weight) if equals else 1.0
+            return some_of("it", [part.strip() for part in text.split(",")], known)
         except ValueError:
-            raise ValueError(
-                f"--lora expects SOURCE or SOURCE=WEIGHT, as in style.safetensors=0.8, but got "
-                f"{value!r}."
+            raise typer.BadParameter(
+                f"expected some of {', '.join(known)}, with commas between, but got {text!r}."
             ) from None
-    return loras
+
+    return read
 
 
-Model = Annotated[
-    str, typer.Option(help="The bundled model, a folder in diffusers' format, or a hub id.")
-]
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line, and is not its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+def refuse_other_options(context: typer.Context, kept: str, *allowed: str) -> None:
+    """A manifest decides everything: an option beside it would be ignored, so it is refused."""
+    given = [
+        name for name in context.params if is_given(context, name) and name not in (kept, *allowed)
+    ]
+    if given:
+        raise UsageError(
+            f"--{kept} repeats a run as it was; remove {', '.join(sorted(given))}. Beside it only "
+            f"{', '.join(f'--{name}' for name in allowed)} can be given."
+        )
 
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
-
-
-DTypeName = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"],
-    typer.Option(
-        metavar="DTYPE",
-        help="auto, float32, bfloat16 or float16; auto is bfloat16 on an accelerator, else "
-        "float32.",
-    ),
-]
-
-
-OffloadName = Annotated[
-    Literal["none", "model", "sequential"],
-    typer.Option(help="What waits on the CPU to save memory."),
-]
-
-
-Prompts = Annotated[
-    Path | None,
-    typer.Option(help="Text file of prompts, one a line; by default the list that ships."),
-]
-
-
-Frames = Annotated[int | None, typer.Option(help="Number of pixel frames.")]
-
-
-Size = Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Of the video, in pixels.")]
-
-
-Steps = Annotated[int | None, typer.Option(help="Denoising steps.")]
-
-
-Guidance = Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")]
-
-
-FirstSeed = Annotated[int, typer.Option(min=0, help="Seed of the first video.")]
-
-
-Count = Annotated[int, typer.Option("--count", "-n", min=1, help="How many videos.")]
-
-
-Boundary = Annotated[
-    float, typer.Option(help="Head and tail share of each latent frame that is boundary.")
-]
-
-
-Force = Annotated[bool, typer.Option("--force", metavar="", help="Overwrite what exists.")]
-
-
-Resume = Annotated[
-    bool, typer.Option("--resume", metavar="", help="Go on with an output that was stopped.")
-]
-
-
-def _blocks(option: str, text: str) -> Any:
-    return text if text in ("all", "middle") else _integers(option, text)
-
-
-def _call_options(
-    frames: int | None, size: str | None, steps: int | None, guidance: float | None
+def call_arguments(
+    frames: int | None, size: tuple[int, int] | None, steps: int | None, guidance: float | None
 ) -> dict[str, Any]:
-    width, height = (None, None) if size is None else _size(size)
+    """The arguments of a pipeline's call, as far as they can be checked without it."""
+    width, height = size or (None, None)
     arguments = {
         "num_frames": frames,
         "width": width,
@@ -176,3 +130,98 @@ def _call_options(
     }
     check_arguments(arguments)
     return arguments
+
+
+def _option(*names: str, panel: str, **settings: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=panel, **settings)
+
+
+Model = Annotated[
+    str,
+    _option(panel=MODEL, help="The bundled model, a folder in diffusers' format, or a hub id."),
+]
+Revision = Annotated[str | None, _option(panel=MODEL, help="Branch, tag or commit of a hub id.")]
+Device = Annotated[str, _option(panel=MODEL, help="auto, cpu, cuda, cuda:1, mps, ...")]
+DTypeName = Annotated[
+    DType,
+    _option(
+        panel=MODEL,
+        metavar="DTYPE",
+        help="auto, float32, bfloat16 or float16; auto is bfloat16 on an accelerator, else "
+        "float32.",
+    ),
+]
+OffloadName = Annotated[Offload, _option(panel=MODEL, help="What waits on the CPU to save memory.")]
+Lora = Annotated[
+    list[Any] | None,
+    _option(
+        panel=MODEL,
+        metavar="SOURCE[=WEIGHT]",
+        parser=read_lora,
+        help="LoRA weights: a file, folder or hub id; may be repeated.",
+    ),
+]
+Prompts = Annotated[
+    Path | None,
+    _option(panel=VIDEO, help="Text file of prompts, one a line; by default the list that ships."),
+]
+PromptFile = Annotated[Path | None, _option(panel=VIDEO, help="Text file of prompts, one a line.")]
+Seeds = Annotated[
+    Any,
+    _option(
+        panel=VIDEO,
+        metavar="SEEDS",
+        parser=read_seeds,
+        help="Seeds of each prompt: numbers and ranges, as in 0,7,10-13.",
+    ),
+]
+FirstSeed = Annotated[int, _option(panel=VIDEO, min=0, help="Seed of the first video.")]
+Frames = Annotated[int | None, _option(panel=VIDEO, help="Number of pixel frames.")]
+Size = Annotated[
+    Any,
+    _option(
+        panel=VIDEO,
+        metavar="WIDTHxHEIGHT",
+        parser=read_size,
+        help="In pixels, as in 832x480.",
+    ),
+]
+Steps = Annotated[int | None, _option(panel=VIDEO, help="Denoising steps.")]
+Guidance = Annotated[float | None, _option(panel=VIDEO, help="Scale of classifier-free guidance.")]
+Fps = Annotated[float | None, _option(panel=VIDEO, help="Frames per second of the file.")]
+Count = Annotated[int, _option("--count", "-n", panel=VIDEO, min=1, help="How many videos.")]
+Boundary = Annotated[
+    float, typer.Option(help="Head and tail share of each latent frame that is boundary.")
+]
+Regions = Annotated[
+    Any,
+    _option(
+        panel=STEERING,
+        metavar="REGIONS",
+        parser=read_some_of(REGIONS),
+        help="Which tokens: of first_frame, boundary, interior, with commas between.",
+    ),
+]
+Branches = Annotated[
+    Any,
+    _option(
+        panel=STEERING,
+        metavar="BRANCHES",
+        parser=read_some_of(BRANCHES),
+        help="Which branches of guidance: of cond, uncond, with commas between.",
+    ),
+]
+OwnMeasures = Annotated[
+    list[str] | None,
+    _option(
+        panel=MEASURES,
+        metavar="MODULE:FUNCTION",
+        help="A measure of your own: a function of frames and prompt that returns numbers by "
+        "name; may be repeated.",
+    ),
+]
+Force = Annotated[bool, _option("--force", panel=OUTPUT, metavar="", help="Overwrite what exists.")]
+Resume = Annotated[
+    bool,
+    _option("--resume", panel=OUTPUT, metavar="", help="Go on with an output that was stopped."),
+]

@@ -1,4 +1,4 @@
-"""`stas record`, `stas profile` and `stas plot`."""
+"""`stas record`, `stas profile` and `stas plot`: seeing massive activations."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ from stas.cli.options import (
     Revision,
     Size,
     Steps,
-    _blocks,
-    _call_options,
-    _integers,
+    call_arguments,
+    read_blocks,
+    read_integers,
+    read_maps,
 )
-from stas.cli.say import LOADING, _say_findings, console, notes
-from stas.cli.session import _Maker
-from stas.pipelines.prompts import _prompts
+from stas.cli.say import console, loading, notes, say_findings, video_bar
+from stas.pipelines.options import PipelineOptions
+from stas.pipelines.prompts import read_prompts
 
 if TYPE_CHECKING:
-    pass
+    from stas.activations.stats import ActivationStats
+    from stas.pipelines.model import LoadedPipeline
 
 
 def record(
@@ -47,14 +49,26 @@ def record(
     device: Device = "auto",
     dtype: DTypeName = "auto",
     offload: OffloadName = "none",
-    blocks: Annotated[str, typer.Option(help="all, middle, or as in 0,3,-1.")] = "all",
+    blocks: Annotated[
+        Any,
+        typer.Option(metavar="BLOCKS", parser=read_blocks, help="all, middle, or as in 0,3,-1."),
+    ] = "all",
     boundary: Boundary = 0.08,
     map_blocks: Annotated[
-        str, typer.Option(help="Blocks of which maps over the tokens are kept, or none.")
+        Any,
+        typer.Option(
+            metavar="BLOCKS",
+            parser=read_maps,
+            help="Blocks of which maps over the tokens are kept, or none.",
+        ),
     ] = "middle",
     map_dims: Annotated[
-        str | None,
-        typer.Option(help="Dimensions of the maps; those of the model's profile by default."),
+        Any,
+        typer.Option(
+            metavar="DIMS",
+            parser=read_integers,
+            help="Dimensions of the maps; those of the model's profile by default.",
+        ),
     ] = None,
     frames: Frames = None,
     size: Size = None,
@@ -73,24 +87,22 @@ def record(
     What is finished is saved after each video: Ctrl-C loses the video in work, and --resume goes
     on. `stas plot` draws the file.
     """
-    arguments = _call_options(frames, size, steps, guidance)
+    arguments = call_arguments(frames, size, steps, guidance)
     _check_stats_place(output, force=force, resume=resume)
-    numbers: dict[str, Any] = {"blocks": _blocks("--blocks", blocks), "boundary": boundary}
-    if map_blocks != "none":
-        numbers["map_blocks"] = _blocks("--map-blocks", map_blocks)
-    if map_dims is not None:
-        numbers["map_dims"] = _integers("--map-dims", map_dims)
     chosen = _prompt_texts(prompts, model, count)
-    from stas.pipelines.options import PipelineOptions
-
-    maker = _Maker(
+    loaded = loading(
         PipelineOptions(model=model, revision=revision, device=device, dtype=dtype, offload=offload)
     )
-    if "map_blocks" in numbers and map_dims is None:
-        numbers["map_dims"] = maker.profile_dims()
-    stats = maker.record(chosen, arguments, output, seed=seed, resume=resume, **numbers)
+    options: dict[str, Any] = {"blocks": blocks, "boundary": boundary}
+    if map_blocks != "none":
+        profile = loaded.profile()
+        options |= {
+            "map_blocks": map_blocks,
+            "map_dims": map_dims or (profile.dims if profile else ()),
+        }
+    stats = _record(loaded, chosen, arguments, output, seed=seed, resume=resume, **options)
     console.print(f"{escape(str(output))}: {stats!r}")
-    _say_findings(stats)
+    say_findings(stats)
     if plots:
         _draw({model: stats}, output.with_suffix(""))
 
@@ -122,19 +134,18 @@ def profile(
     From then on `steer` and `stas generate` use that profile for the model. The statistics lie
     beside it.
     """
-    arguments = _call_options(frames, size, steps, guidance)
-    with notes.status(LOADING):
-        from stas.activations.profiles import cached_profile
-        from stas.assets import BUNDLED_MODEL
-        from stas.pipelines.options import PipelineOptions
-        from stas.pipelines.recorder import make_profile
+    arguments = call_arguments(frames, size, steps, guidance)
+    if output is not None and output.suffix != ".json":
+        raise ValueError(f"A profile is a .json file, but got {str(output)!r}.")
+    from stas.activations.profiles import cached_profile
+    from stas.assets import BUNDLED, BUNDLED_MODEL
+    from stas.pipelines.recorder import make_profile
+
     options = PipelineOptions(
         model=model, revision=revision, device=device, dtype=dtype, offload=offload
     ).resolved()
-    name = str(BUNDLED_MODEL) if model == "bundled" else options.model
-    place = cached_profile(name) if output is None else output
-    if place.suffix != ".json":
-        raise ValueError(f"A profile is a .json file, but got {str(place)!r}.")
+    name = str(BUNDLED_MODEL) if model == BUNDLED else options.model
+    place = output or cached_profile(name)
     recorded = place.with_suffix(".safetensors")
     if output is None:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -142,10 +153,10 @@ def profile(
         raise FileExistsError(f"{place} exists already. Use --force to measure anew.")
     _check_stats_place(recorded, force=force, resume=resume)
     chosen = _prompt_texts(prompts, model, count)
-    maker = _Maker(options)
-    stats = maker.record(chosen, arguments, recorded, seed=seed, resume=resume)
-    _say_findings(stats)
-    made, found = make_profile(stats, maker.transformer, name)
+    loaded = loading(options)
+    stats = _record(loaded, chosen, arguments, recorded, seed=seed, resume=resume)
+    say_findings(stats)
+    made, found = make_profile(stats, loaded.transformer, name)
     if made is None:
         raise ValueError(
             f"No profile is written: no dimension reaches {found.threshold:g} times the mean "
@@ -161,7 +172,12 @@ def plot(
         Path, typer.Option("--output", "-o", help="The folder of the pictures.")
     ] = Path("plots"),
     dims: Annotated[
-        str | None, typer.Option(help="Dimensions to show; the massive ones by default.")
+        Any,
+        typer.Option(
+            metavar="DIMS",
+            parser=read_integers,
+            help="Dimensions to show; the massive ones by default.",
+        ),
     ] = None,
     block: Annotated[
         int | None, typer.Option(help="The block to show; the middle one by default.")
@@ -175,8 +191,21 @@ def plot(
     if len({path.stem for path in stats}) < len(stats):
         raise ValueError("Two of the files have the same name: the pictures would not tell which.")
     loaded = {path.stem: ActivationStats.load(path) for path in stats}
-    chosen = None if dims is None else _integers("--dims", dims)
-    _draw(loaded, output, dims=chosen, block=block)
+    _draw(loaded, output, dims=dims, block=block)
+
+
+def _record(
+    loaded: LoadedPipeline,
+    prompts: list[str],
+    arguments: dict[str, Any],
+    path: Path,
+    **options: Any,
+) -> ActivationStats:
+    """Record videos with a bar of them and their steps."""
+    from stas.pipelines.recorder import record_videos
+
+    with video_bar(len(prompts)) as report:
+        return record_videos(loaded, prompts, arguments, path, report=report, **options)
 
 
 def _draw(stats: Any, folder: Path, **options: Any) -> None:
@@ -190,10 +219,9 @@ def _draw(stats: Any, folder: Path, **options: Any) -> None:
 
 def _prompt_texts(path: Path | None, model: str, count: int) -> list[str]:
     """The first `count` prompts of a file, or of the list that ships for the model."""
-    with notes.status(LOADING):
-        from stas.assets import prompt_list
+    from stas.assets import prompt_list
 
-    listed = [prompt.text for prompt in _prompts(None, path or prompt_list(model))]
+    listed = [prompt.text for prompt in read_prompts(None, path or prompt_list(model))]
     if len(listed) < count:
         raise ValueError(
             f"{count} videos were asked for, but there are {len(listed)} prompts"

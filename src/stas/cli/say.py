@@ -15,8 +15,10 @@ from rich.table import Table
 if TYPE_CHECKING:
     from stas.activations.stats import ActivationStats
     from stas.hooks.steer import SteeringHandle
-    from stas.studies.comparison import Comparison
-    from stas.studies.run import StudyRun
+    from stas.pipelines.model import LoadedPipeline
+    from stas.pipelines.options import PipelineOptions
+    from stas.studies.compare import Comparison
+    from stas.studies.study import StudyRun
 
 
 console = Console(highlight=False, soft_wrap=True)
@@ -40,7 +42,7 @@ LOADING = "Loading torch and diffusers"  # which takes seconds
 
 
 @contextmanager
-def _step_bar(label: str, handle: SteeringHandle | None) -> Iterator[Any]:
+def step_bar(label: str, handle: SteeringHandle | None) -> Iterator[Any]:
     """A bar of denoising steps that says whether the step in work is steered."""
     columns = (
         *([TextColumn(label)] if label else []),
@@ -68,8 +70,16 @@ def _step_bar(label: str, handle: SteeringHandle | None) -> Iterator[Any]:
 
 
 @contextmanager
-def _video_bar(videos: int, what: str = "video") -> Iterator[Callable[[int, int, int], None]]:
-    """A bar over many videos; it is told (finished videos, finished steps, steps)."""
+def video_bar(
+    videos: int, what: str = "video", *, late: bool = False
+) -> Iterator[Callable[[int, int, int], None]]:
+    """A bar over many videos; it is told (finished videos, finished steps, steps).
+
+    Args:
+        videos: How many.
+        what: What they are called.
+        late: Whether it shows from the first call on, and not at once.
+    """
     columns = (
         BarColumn(),
         TextColumn(what + " {task.fields[video]} of {task.fields[videos]}"),
@@ -78,22 +88,49 @@ def _video_bar(videos: int, what: str = "video") -> Iterator[Callable[[int, int,
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=notes) as progress:
-        task = progress.add_task("", total=None, video=1, videos=videos, step=0)
+    progress = Progress(*columns, console=notes)
+    task = progress.add_task("", total=None, video=1, videos=videos, step=0, visible=not late)
 
-        def report(number: int, done: int, steps: int) -> None:
-            progress.update(
-                task,
-                total=videos * max(1, steps),
-                completed=number * steps + done,
-                video=number + 1,
-                step=f"{done} of {steps}",
-            )
+    def report(number: int, done: int, steps: int) -> None:
+        progress.update(
+            task,
+            visible=True,
+            total=videos * max(1, steps),
+            completed=number * steps + done,
+            video=number + 1,
+            step=f"{done} of {steps}",
+        )
 
+    with progress:
         yield report
 
 
-def _say_findings(stats: ActivationStats) -> None:
+def loading(options: PipelineOptions, *, threads: int | None = None) -> LoadedPipeline:
+    """Load a pipeline, and say so; the libraries beneath are told to be quiet.
+
+    Args:
+        options: Which, and how.
+        threads: Of torch on the CPU: they decide the order of additions.
+    """
+    with notes.status(LOADING):
+        import torch
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
+
+        from stas.pipelines.load import load_pipeline
+
+        for logging in (diffusers_logging, transformers_logging):
+            logging.disable_progress_bar()
+            logging.set_verbosity_error()
+        resolved = options.resolved()
+    if threads and resolved.device == "cpu":
+        torch.set_num_threads(threads)
+    with notes.status(f"Loading {resolved.model}"):
+        return load_pipeline(resolved)
+
+
+def say_findings(stats: ActivationStats) -> None:
+    """Say what statistics show, as a table."""
     from stas.activations.massive import find_massive_activations
 
     found = find_massive_activations(stats)
@@ -121,12 +158,12 @@ def _say_findings(stats: ActivationStats) -> None:
         )
 
 
-def _say_time(pipeline: Any, run: StudyRun, call: Any) -> None:
+def say_time(loaded: LoadedPipeline, run: StudyRun, call: Any) -> None:
     """Say about how long the videos that are left will take."""
     from stas.studies.run import seconds_per_video
 
     with notes.status("Timing short videos"):
-        seconds = seconds_per_video(pipeline, call, run.study.seed)
+        seconds = seconds_per_video(loaded, call, run.study.seed)
     if seconds == seconds:  # a number
         notes.print(
             f"{run.left:,} to make, about {_duration(run.left * seconds)} here ({seconds:.1f} s "
@@ -140,7 +177,8 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _say_differences(result: Comparison) -> None:
+def say_differences(result: Comparison) -> None:
+    """Say what differs, as a table."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("measure", "run", "difference", "95 % interval", "n", "in words"):
         table.add_column(heading, justify="right" if heading in ("difference", "n") else "left")

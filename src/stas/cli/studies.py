@@ -1,43 +1,46 @@
-"""`stas compare` and `stas study`."""
+"""`stas compare` and `stas study`: many videos, and what differs between them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from stas.checks import check_fps
+from stas.checks import DType, check_fps
 from stas.cli.options import (
+    MEASURES,
+    MODEL,
     Device,
     DTypeName,
     Force,
+    Fps,
     Frames,
     Guidance,
     Model,
     OffloadName,
+    OwnMeasures,
+    PromptFile,
+    Resume,
     Revision,
+    Seeds,
     Size,
     Steps,
-    _call_options,
-    _seeds,
+    UsageError,
+    call_arguments,
 )
-from stas.cli.say import LOADING, _say_differences, _say_time, _video_bar, console, notes
-from stas.cli.session import _Maker
-from stas.pipelines.places import _places
-from stas.pipelines.prompts import _prompts
-
-if TYPE_CHECKING:
-    pass
-
+from stas.cli.say import LOADING, console, loading, notes, say_differences, say_time, video_bar
+from stas.pipelines.options import PipelineOptions
+from stas.pipelines.places import check_comparison_folder
+from stas.pipelines.prompts import read_prompts, samples_of
 
 MOST_VIDEOS = 1_000  # that a study starts with unasked
 
 
 def compare(
     prompt: Annotated[str | None, typer.Argument(help="What the videos are to show.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Text file of prompts, one a line.")] = None,
+    prompts: PromptFile = None,
     run: Annotated[
         list[str] | None,
         typer.Option(
@@ -47,43 +50,38 @@ def compare(
             "first is what the others are compared with. By default off and on.",
         ),
     ] = None,
-    seed: Annotated[
-        str, typer.Option(help="Seeds of each prompt: numbers and ranges, as in 0,7,10-13.")
-    ] = "0",
+    seed: Seeds = "0",
     encoder: Annotated[
         list[str] | None,
         typer.Option(
             help="DINO or CLIP model for similarity curves, as in facebook/dino-vitb16; may be "
             "repeated.",
+            rich_help_panel=MEASURES,
         ),
     ] = None,
-    measure: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODULE:FUNCTION",
-            help="A measure of your own: a function of frames and prompt that returns numbers by "
-            "name; may be repeated.",
-        ),
-    ] = None,
+    measure: OwnMeasures = None,
     aesthetic: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             help="Head of LAION's aesthetic predictor, sa_0_4_vit_l_14_linear.pth, to score each "
             "frame.",
+            rich_help_panel=MEASURES,
         ),
     ] = None,
     aesthetic_clip: Annotated[
         str | None,
         typer.Option(
-            help="CLIP model that the head was fitted on; openai/clip-vit-large-patch14 by default."
+            help="CLIP model that the head was fitted on; openai/clip-vit-large-patch14 by "
+            "default.",
+            rich_help_panel=MEASURES,
         ),
     ] = None,
     frames: Frames = None,
     size: Size = None,
     steps: Steps = None,
     guidance: Guidance = None,
-    fps: Annotated[float | None, typer.Option(help="Frames per second of the files.")] = None,
+    fps: Fps = None,
     model: Model = "bundled",
     revision: Revision = None,
     device: Device = "auto",
@@ -92,66 +90,54 @@ def compare(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The folder of the comparison.")
     ] = Path("comparison"),
+    resume: Resume = False,
     force: Force = False,
 ) -> None:
     """Make the same videos with steering off and on, and show and measure what differs.
 
     The folder gets a report.html that opens in a browser, the videos, and the numbers as CSV.
-    Ctrl-C keeps what is finished.
+    Ctrl-C keeps what is finished, and --resume goes on with it.
     """
-    wanted, seeds = _prompts(prompt, prompts), _seeds(seed)
-    chosen = [(entry, number) for entry in wanted for number in seeds]
-    if output.exists() and not output.is_dir():
-        raise NotADirectoryError(f"{str(output)!r} is a file, but a comparison is a folder.")
-    if not force and output.exists() and any(output.iterdir()):
-        raise FileExistsError(
-            f"{str(output)!r} is there already and not empty. Give another -o, or --force to "
-            "overwrite."
-        )
+    if (prompt is None) == (prompts is None):
+        raise UsageError("Give a prompt or --prompts FILE, and not both.")
+    samples = samples_of(read_prompts(prompt, prompts), seed)
+    check_comparison_folder(output, resume=resume, force=force)
     if aesthetic_clip and aesthetic is None:
-        raise ValueError("--aesthetic-clip is the model for a head: give its file by --aesthetic.")
-    arguments = _call_options(frames, size, steps, guidance)
-
-    from stas.measures.features import AESTHETIC_CLIP, load_aesthetic, load_encoder
-    from stas.measures.measure import load_measure
-    from stas.pipelines.options import PipelineOptions
-    from stas.pipelines.prompts import Sample
-    from stas.studies.compare import compare as compare_runs
-    from stas.studies.comparison import read_run
-
+        raise UsageError("--aesthetic-clip is the model for a head: give its file by --aesthetic.")
+    arguments = call_arguments(frames, size, steps, guidance)
     if fps is not None:
         check_fps(fps)
-    runs = [read_run(text) for text in run or ("off", "on")]
-    # Within the folder the names of generate's files, made unique where two prompts share words.
-    stems = [p.stem for p in _places(Path(), [(entry.text, number) for entry, number in chosen])]
-    samples = [
-        Sample(stem, entry.text, number, entry.origin)
-        for stem, (entry, number) in zip(stems, chosen, strict=True)
-    ]
-    own = [load_measure(source) for source in measure or ()]
-    maker = _Maker(
+    with notes.status(LOADING):
+        from stas.measures.measure import Measures, load_measure
+        from stas.studies.compare import compare as compare_settings
+        from stas.studies.compare import read_setting
+    settings = [read_setting(text) for text in run or ("off", "on")]
+    for source in measure or ():
+        load_measure(source)  # a slip is told before the model is loaded
+    loaded = loading(
         PipelineOptions(model=model, revision=revision, device=device, dtype=dtype, offload=offload)
     )
-    encoders = [load_encoder(source, device=maker.options.device) for source in encoder or ()]
-    scorer = None
-    if aesthetic is not None:
-        clip = aesthetic_clip or AESTHETIC_CLIP
-        scorer = load_aesthetic(aesthetic, clip, device=maker.options.device)
-    with _video_bar(len(samples) * len(runs)) as report:
-        result = compare_runs(
-            maker.pipeline,
-            runs,
+    measures = Measures.load(
+        encoders=encoder or (),
+        own=measure or (),
+        aesthetic=aesthetic,
+        aesthetic_clip=aesthetic_clip,
+        device=loaded.options.device,
+    )
+    with video_bar(len(samples) * len(settings)) as report:
+        result = compare_settings(
+            loaded,
             samples,
             output,
-            options=maker.options,
+            settings=settings,
             arguments=arguments,
             fps=fps,
-            encoders=encoders,
-            own=own,
-            aesthetic=scorer,
+            measures=measures,
+            resume=resume,
+            force=force,
             report=report,
         )
-    _say_differences(result)
+    say_differences(result)
     console.print(escape(str(output / "report.html")))
 
 
@@ -163,11 +149,13 @@ def study(
         Path | None,
         typer.Option("--output", "-o", help="The run directory. By default runs/NAME."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="In place of the study's.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="In place of the study's.", rich_help_panel=MODEL)
+    ] = None,
     revision: Revision = None,
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"] | None,
-        typer.Option(metavar="DTYPE", help="In place of the study's."),
+        DType | None,
+        typer.Option(metavar="DTYPE", help="In place of the study's.", rich_help_panel=MODEL),
     ] = None,
     count: Annotated[
         int | None,
@@ -179,10 +167,7 @@ def study(
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps, in place of the study's.")
     ] = None,
-    measure: Annotated[
-        list[str] | None,
-        typer.Option(metavar="MODULE:FUNCTION", help="One more measure; may be repeated."),
-    ] = None,
+    measure: OwnMeasures = None,
     device: Device = "auto",
     offload: OffloadName = "none",
     dry_run: Annotated[
@@ -204,12 +189,11 @@ def study(
     The run directory gets a report.html, its tables as CSV and Markdown, and every video.
     """
     with notes.status(LOADING):
-        from stas.measures.features import AESTHETIC_CLIP, load_aesthetic, load_encoder
         from stas.measures.measure import load_measure
-        from stas.pipelines.options import PipelineOptions
         from stas.studies.file import load_study
-        from stas.studies.report import write_study_report
-        from stas.studies.run import check_model, claim, find_dims, make_all, read_run
+        from stas.studies.page import write_study_report
+        from stas.studies.run import carry_out
+        from stas.studies.study import load_measures, open_study
     wanted = load_study(
         file,
         model=model,
@@ -220,18 +204,19 @@ def study(
         arguments=None if steps is None else {"num_inference_steps": steps},
         own_measures=measure,
     )
-    run = read_run(wanted, output or Path("runs") / wanted.name)
+    run = open_study(wanted, output)
     if only_report:
         console.print(escape(str(write_study_report(run))))
         return
-    size = f"{run.videos:,} videos: {len(run.cells):,} settings x {len(run.samples):,} samples"
+    size = f"{run.videos:,} videos: {len(run.settings):,} settings x {len(run.samples):,} samples"
     if run.left > MOST_VIDEOS and not (yes or dry_run):
         raise ValueError(
             f'{size}. Start that with --yes, or make it smaller: fewer values, vary = "each", a '
             "smaller count. --dry-run says how long it takes here."
         )
-    own = [load_measure(source) for source in wanted.own_measures]
-    maker = _Maker(
+    for source in wanted.own_measures:
+        load_measure(source)  # a slip is told before the model is loaded
+    loaded = loading(
         PipelineOptions(
             model=wanted.model,
             revision=wanted.revision,
@@ -240,37 +225,22 @@ def study(
             offload=offload,
         )
     )
-    encoders = [load_encoder(each, device=maker.options.device) for each in wanted.encoders]
-    scorer = None
-    if wanted.aesthetic is not None:
-        clip = wanted.aesthetic_clip or AESTHETIC_CLIP
-        scorer = load_aesthetic(wanted.aesthetic, clip, device=maker.options.device)
-    calls = check_model(run, maker.pipeline)
+    measures = load_measures(wanted, loaded.options.device)
+    calls = run.check(loaded)
     notes.print(size + (f", {len(run.finished):,} of them finished." if run.finished else "."))
     if run.left:
-        _say_time(maker.pipeline, run, calls[0])
+        say_time(loaded, run, calls[0])
     if dry_run:
         return
-    with claim(run, maker.options):
-        if any(cell.dims_class for cell in run.cells):
-            with _video_bar(min(wanted.recorded, len(set(wanted.prompts))), "recorded") as report:
-                find_dims(run, maker.pipeline, report)
-        try:
-            with _video_bar(run.left) as report:
-                make_all(
-                    run,
-                    maker.pipeline,
-                    options=maker.options,
-                    own=own,
-                    encoders=encoders,
-                    aesthetic=scorer,
-                    report=report,
-                )
-        except BaseException:
-            if run.finished:
-                notes.print(
-                    f"{len(run.finished):,} of {run.videos:,} videos are finished and kept; the "
-                    "same command goes on from there, and --report writes their report."
-                )
-            raise
-        console.print(escape(str(write_study_report(run))))
+    recorded = min(wanted.recorded, len(set(wanted.prompts)))
+    try:
+        with video_bar(run.left) as report, video_bar(recorded, "recorded", late=True) as told:
+            carry_out(run, loaded, measures, report=report, recorded=told)
+    except BaseException:
+        if run.finished:
+            notes.print(
+                f"{len(run.finished):,} of {run.videos:,} videos are finished and kept; the same "
+                "command goes on from there, and --report writes their report."
+            )
+        raise
+    console.print(escape(str(write_study_report(run))))

@@ -43,7 +43,7 @@ class Loop(ABC):
 
     def __init__(self, clock: StepClock) -> None:
         self.clock = clock
-        # What the pipeline's watched methods were given last, see `stas.models.spec.Forward`.
+        # What is kept of the pipeline's watched methods, see `stas.models.spec.Forward`.
         self.seen: dict[str, Any] = {}
 
     @abstractmethod
@@ -83,7 +83,7 @@ class Loop(ABC):
 
 def _named(spec: ModelSpec, name: str | None) -> Branches:
     """The branch of a forward that is named as one of a single branch."""
-    stated = spec.contexts.get(name or "", name)
+    stated = spec.loop.contexts.get(name or "", name)
     return ((_WHOLE_FORWARD[stated], None),) if stated in _WHOLE_FORWARD else ()
 
 
@@ -133,7 +133,7 @@ class OwnLoop(Loop):
 
     def branches(self, spec: ModelSpec, context: str | None, batch: int) -> Branches:
         name = context or self._told
-        both = name == _BOTH and spec.guidance == "batched"
+        both = name == _BOTH and spec.loop.guidance == "batched"
         return _named(spec, name) or (_halves(batch) if both else ())
 
 
@@ -163,9 +163,9 @@ class PipelineLoop(Loop):
         self.strangers: set[str] = set()  # other pipelines that ran a transformer
         names = {cls.__name__ for cls in type(pipeline).__mro__}
         specs = [spec for _, spec in transformers.values()]
-        self._watched = {name for spec in specs for name in spec.watches}
+        self._watched = {name: keep for spec in specs for name, keep in spec.loop.watches.items()}
         self._starter = next(
-            (spec.loop_starters[n] for spec in specs for n in spec.loop_starters if n in names), ""
+            (spec.loop.starters[n] for spec in specs for n in spec.loop.starters if n in names), ""
         )
         self._scheduler: Any = None
         self._heard_guiders: list[Any] = []
@@ -265,7 +265,7 @@ class PipelineLoop(Loop):
             return (("other", None),)
         # What the pipeline says is of its own call, and not of a loop that a user wrote.
         own = torch.compiler.is_compiling() or self._is_running()
-        if spec.guidance == "separate":
+        if spec.loop.guidance == "separate":
             # Every pipeline calls cond first; what it says of guidance is not always true
             # (HunyuanVideo's and Flux's scales are distilled ones).
             return (("uncond" if called else "cond", None),) if own and called < 2 else ()
@@ -339,7 +339,7 @@ class PipelineLoop(Loop):
 
     def _see(self, owner: Any, method: str, arguments: dict[str, Any]) -> None:
         if method in self._watched:
-            self.seen[method] = arguments
+            self.seen[method] = self._watched[method](arguments)
         if method == self._starter:
             self._calls = 0
             self.clock.begin(len(arguments["return"][0]))

@@ -150,6 +150,14 @@ class SteeringHandle(Handle):
         """How many forwards of each transformer were steered so far: in which blocks were."""
         return {name: each.steerer.steered_forwards for name, each in self._steerings.items()}
 
+    @property
+    def where(self) -> dict[str, str]:
+        """Of each transformer, its class and how many of its blocks are steered, in words."""
+        return {
+            name: f"{name} ({each.spec.transformer}): {_blocks_text(each)}"
+            for name, each in self._steerings.items()
+        }
+
     def summary(self) -> str:
         """What is steered, where, when, and where the dimensions come from, in a few lines."""
         config = self.config
@@ -163,10 +171,7 @@ class SteeringHandle(Handle):
         ]
         for name, steering in self._steerings.items():
             dims = steering.steerer.dims
-            lines.append(
-                f"{name} ({steering.spec.transformer}): {_blocks_text(steering)}, "
-                f"dims {_dims_text(dims.numbers)}: {dims.source}"
-            )
+            lines.append(f"{self.where[name]}, dims {_dims_text(dims.numbers)}: {dims.source}")
         if not self._attached:
             lines.append("removed: nothing is steered any more")
         return "\n".join(lines)

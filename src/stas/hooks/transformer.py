@@ -91,6 +91,7 @@ class TransformerHooks(ABC, Generic[ForwardT]):
         )
         self._bypassed = False  # whether inner modules of a block ran, with or without its hook
         self._replays = False
+        self._memory: dict[str, Any] = {}  # of the row's functions
         self._recomputable = False  # whether a forward was run whose blocks may be recomputed
         self._outer_hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._checkpointing: list[tuple[nn.Module, Any]] = []
@@ -145,7 +146,7 @@ class TransformerHooks(ABC, Generic[ForwardT]):
                     self._leave, with_kwargs=True, always_call=True
                 ),
             ]
-            if self.spec.guidance == "batched":
+            if self.spec.loop.guidance == "batched":
                 for child in self.transformer.children():
                     if not isinstance(child, nn.ModuleList):
                         self._outer_hooks.append(
@@ -188,7 +189,7 @@ class TransformerHooks(ABC, Generic[ForwardT]):
                 self.leave_alone()
                 return
         inputs = self._named(args, kwargs)
-        video = self.spec.video_tokens(config_of(self.transformer), inputs, self.loop.seen)
+        video = self._video_tokens(inputs)
         if video is None:
             return
         self.loop.enter(self.context, inputs.get("timestep"))
@@ -249,7 +250,7 @@ class TransformerHooks(ABC, Generic[ForwardT]):
     def _again(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make a forward anew whose output is not to be used."""
         inputs = self._named(args, kwargs)
-        video = self.spec.video_tokens(config_of(self.transformer), inputs, self.loop.seen)
+        video = self._video_tokens(inputs)
         assert video is not None
         run = partial(module.forward, *args, **kwargs)
         branches = self.loop.branches(self.spec, self.context, video.batch)
@@ -290,7 +291,7 @@ class TransformerHooks(ABC, Generic[ForwardT]):
         forward = self.forward
         if forward is None:
             return None
-        position = self.spec.video_output
+        position = self.spec.tokens.video_output
         hidden_states = output if position is None else output[position]
         tokens = self.video_of(forward).of(hidden_states, hook.axes)
         present = None if tokens.shape[0] == self._batch else self._present(tokens.shape[0])
@@ -376,6 +377,10 @@ class TransformerHooks(ABC, Generic[ForwardT]):
             return output
         finally:
             self.forward, self._replays, self._batch = running, replays, size
+
+    def _video_tokens(self, inputs: Mapping[str, Any]) -> VideoTokens | None:
+        config = config_of(self.transformer)
+        return self.spec.video_tokens(config, inputs, self.loop.seen, self._memory)
 
     def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """A forward's arguments by name."""

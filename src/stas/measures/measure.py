@@ -9,18 +9,23 @@ downloads or finds in its cache; the aesthetic score needs CLIP's and a linear h
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec as find_module
 from pathlib import Path
 from typing import cast
 
 from stas.measures.features import (
+    AESTHETIC_CLIP,
     AestheticScorer,
     ImageEncoder,
     consecutive_similarity,
     first_frame_similarity,
+    load_aesthetic,
+    load_encoder,
 )
 from stas.measures.frames import (
     Values,
@@ -36,7 +41,7 @@ from stas.measures.result import VideoMetrics, cross_chunk
 from stas.media.video import Frames
 from stas.method.frames import FrameMap
 
-Measure = Callable[[Frames, str], Mapping[str, float]]  # of frames and their prompt
+OwnMeasure = Callable[[Frames, str], Mapping[str, float]]  # of frames and their prompt
 
 
 # By the names of the results that each gives.
@@ -65,69 +70,121 @@ def available_names() -> tuple[str, ...]:
     return NAMES if find_module("cv2") and find_module("skimage") else WITHOUT_EXTRA
 
 
-def measure(
-    frames: Frames,
-    frame_map: FrameMap,
-    names: Sequence[str] = NAMES,
-    encoders: Sequence[ImageEncoder] = (),
-    own: Sequence[Measure] = (),
-    prompt: str = "",
-    aesthetic: AestheticScorer | None = None,
-) -> VideoMetrics:
-    """Measure one video.
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What is measured on a video, loaded once.
 
     Args:
-        frames: (T, H, W, 3), uint8, exact (not read back from a compressed file).
-        frame_map: Which pixel frames share a latent frame.
-        names: Of `NAMES`; all that need no weights by default.
+        names: Of `NAMES`; all that the installed packages allow by default.
         encoders: Each adds "NAME similarity" of consecutive frames and "NAME similarity to the
             first frame".
         own: Measures of your own, see `load_measure`; each is given the frames and the prompt.
-        prompt: What the video is to show.
         aesthetic: Adds "aesthetic", a value per frame.
 
-    Returns:
-        Curves, values per frame, and which transitions cross latent frames.
-
     Raises:
-        ImportError: The extra `metrics` is missing; `WITHOUT_EXTRA` are the names that do without.
-        TypeError: See `check_frames`.
-        ValueError: See `check_frames`, or there is no such measure.
+        ValueError: There is no such measure, or it needs a package that is not installed.
 
     Example:
         >>> video = np.zeros((5, 16, 16, 3), np.uint8)
         >>> video[1:] = 9
-        >>> measured = measure(video, FrameMap(4), WITHOUT_EXTRA)
+        >>> measured = Measures(names=WITHOUT_EXTRA).of(video, FrameMap(4))
         >>> measured.summary()["pixel difference, across chunks"]
         9.0
         >>> measured.summary()["pixel difference, within chunks"]
         0.0
     """
-    frames = check_frames(frames)
+
+    names: Sequence[str] = field(default_factory=available_names)
+    encoders: Sequence[ImageEncoder] = ()
+    own: Sequence[OwnMeasure] = ()
+    aesthetic: AestheticScorer | None = None
+
+    def __post_init__(self) -> None:
+        check_names(self.names)
+        able = available_names()
+        if missing := [name for name in self.names if name not in able]:
+            raise ValueError(f"{', '.join(missing)}: these need pip install 'stas[metrics]'.")
+
+    @classmethod
+    def load(
+        cls,
+        names: Sequence[str] | None = None,
+        *,
+        encoders: Sequence[str] = (),
+        own: Sequence[str] = (),
+        aesthetic: str | os.PathLike[str] | None = None,
+        aesthetic_clip: str | None = None,
+        device: str = "cpu",
+    ) -> Measures:
+        """Measures by the names of what they need.
+
+        Args:
+            names: Of `NAMES`; None for all that the installed packages allow.
+            encoders: See `stas.measures.features.load_encoder`.
+            own: See `load_measure`.
+            aesthetic: See `stas.measures.features.load_aesthetic`, like `aesthetic_clip`.
+            aesthetic_clip: The CLIP model of the aesthetic head.
+            device: Where encoders run.
+
+        Raises:
+            OSError, ValueError: What those functions refuse.
+        """
+        scorer = None
+        if aesthetic is not None:
+            scorer = load_aesthetic(aesthetic, aesthetic_clip or AESTHETIC_CLIP, device=device)
+        elif aesthetic_clip:
+            raise ValueError("The CLIP of an aesthetic head is given, but not the head's file.")
+        return cls(
+            names=available_names() if names is None else tuple(names),
+            own=tuple(load_measure(source) for source in own),
+            encoders=tuple(load_encoder(source, device=device) for source in encoders),
+            aesthetic=scorer,
+        )
+
+    def of(self, frames: Frames, frame_map: FrameMap, prompt: str = "") -> VideoMetrics:
+        """OwnMeasure one video.
+
+        Args:
+            frames: (T, H, W, 3), uint8, exact (not read back from a compressed file).
+            frame_map: Which pixel frames share a latent frame.
+            prompt: What the video is to show.
+
+        Returns:
+            Curves, values per frame, and which transitions cross latent frames.
+
+        Raises:
+            TypeError, ValueError: See `stas.measures.frames.check_frames`, or a measure of your own
+                gives no numbers.
+        """
+        frames = check_frames(frames)
+        curves: dict[str, Values] = {}
+        for given, function in CURVES.items():
+            if any(name in self.names for name in given):
+                curves |= {k: v for k, v in function(frames).items() if k in self.names}
+        for encoder in self.encoders:
+            features, name = encoder.features(frames), encoder.name
+            curves[f"{name} similarity"] = consecutive_similarity(features)
+            curves[f"{name} similarity to the first frame"] = first_frame_similarity(features)
+        values = {name: take(frames) for name, take in FRAMES.items() if name in self.names}
+        if self.aesthetic is not None:
+            values["aesthetic"] = self.aesthetic.scores(frames)
+        return VideoMetrics(
+            curves=curves,
+            frames=values,
+            cross=cross_chunk(len(frames), frame_map),
+            numbers={k: v for each in self.own for k, v in _own(each, frames, prompt).items()},
+        )
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise ValueError for a measure that does not exist."""
     if unknown := [name for name in names if name not in NAMES]:
         raise ValueError(
             f"There is no measure {', '.join(map(repr, unknown))}. Known: {', '.join(NAMES)}."
         )
-    curves: dict[str, Values] = {}
-    for given, function in CURVES.items():
-        if any(name in names for name in given):
-            curves |= {k: v for k, v in function(frames).items() if k in names}
-    for encoder in encoders:
-        features = encoder.features(frames)
-        curves[f"{encoder.name} similarity"] = consecutive_similarity(features)
-        curves[f"{encoder.name} similarity to the first frame"] = first_frame_similarity(features)
-    values = {name: function(frames) for name, function in FRAMES.items() if name in names}
-    if aesthetic is not None:
-        values["aesthetic"] = aesthetic.scores(frames)
-    return VideoMetrics(
-        curves=curves,
-        frames=values,
-        cross=cross_chunk(len(frames), frame_map),
-        numbers={key: value for each in own for key, value in _own(each, frames, prompt).items()},
-    )
 
 
-def _own(function: Measure, frames: Frames, prompt: str) -> dict[str, float]:
+def _own(function: OwnMeasure, frames: Frames, prompt: str) -> dict[str, float]:
     found = function(frames, prompt)
     try:
         return {str(name): float(value) for name, value in found.items()}
@@ -139,7 +196,7 @@ def _own(function: Measure, frames: Frames, prompt: str) -> dict[str, float]:
         ) from None
 
 
-def load_measure(source: str) -> Measure:
+def load_measure(source: str) -> OwnMeasure:
     """A measure of your own, from its name.
 
     It takes the frames (T, H, W, 3), uint8, and the prompt, and returns numbers by name, NaN where
@@ -170,4 +227,4 @@ module installed or in the working folder.
             f"The measure {source!r} can't be loaded: {error}. Expected module:function with a "
             "function of frames and prompt, the module installed or in the working folder."
         ) from error
-    return cast(Measure, function)
+    return cast(OwnMeasure, function)

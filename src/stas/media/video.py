@@ -109,6 +109,12 @@ def write_mp4(path: str | os.PathLike[str], video: Any, fps: float, *, crf: int 
         container.mux(stream.encode())
 
 
+def count_frames(path: str | os.PathLike[str]) -> int:
+    """How many frames a video file holds, without decoding them."""
+    with av.open(str(path)) as container:
+        return sum(packet.size > 0 for packet in container.demux(video=0))
+
+
 def read_video(path: str | os.PathLike[str]) -> Frames:
     """All frames of a video file, (T, H, W, 3), uint8."""
     with av.open(str(path)) as container:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from stas.checks import integers, number, one_of, some_of
 from stas.files import whole_file
 from stas.method.window import Window
 
@@ -90,7 +90,7 @@ class STASConfig:
 
     def __post_init__(self) -> None:
         if self.dims is not None:
-            self._set("dims", _integers("dims", self.dims))
+            self._set("dims", integers("dims", self.dims))
             if not self.dims:
                 raise ValueError(
                     "dims is empty: name at least one dimension, or leave it None to use the "
@@ -104,24 +104,24 @@ class STASConfig:
                     f'blocks must be "all", "middle" or block numbers, but got {self.blocks!r}.'
                 )
         else:
-            self._set("blocks", _integers("blocks", self.blocks))
+            self._set("blocks", integers("blocks", self.blocks))
             if not self.blocks:
                 raise ValueError('blocks is empty: name at least one block, or "all" or "middle".')
-        _one_of("op", self.op, OPS)
-        self._set("regions", _some_of("regions", self.regions, REGIONS))
-        self._set("boundary", _number("boundary", self.boundary))
+        one_of("op", self.op, OPS)
+        self._set("regions", some_of("regions", self.regions, REGIONS))
+        self._set("boundary", number("boundary", self.boundary))
         if not 0.0 <= self.boundary <= 0.5:
             raise ValueError(
                 "boundary is the share of each latent frame at its head and at its tail: expected "
                 f"0 to 0.5, but got {self.boundary}."
             )
-        self._set("scale", _number("scale", self.scale))
+        self._set("scale", number("scale", self.scale))
         if not (math.isfinite(self.scale) and self.scale >= 0.0):
             raise ValueError(f"scale must be a finite number, 0 or more, but got {self.scale}.")
-        _one_of("reference", self.reference, REFERENCES)
-        self._set("start", _number("start", self.start))
-        self._set("stop", _number("stop", self.stop))
-        self._set("branches", _some_of("branches", self.branches, BRANCHES))
+        one_of("reference", self.reference, REFERENCES)
+        self._set("start", number("start", self.start))
+        self._set("stop", number("stop", self.stop))
+        self._set("branches", some_of("branches", self.branches, BRANCHES))
         _ = self.window  # checks start and stop
 
     def _set(self, name: str, value: object) -> None:
@@ -177,40 +177,3 @@ class STASConfig:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a steering config: {error}") from error
-
-
-def _integers(name: str, values: object) -> tuple[int, ...]:
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"{name} must be a sequence of integers, but got {values!r}.")
-    numbers = tuple(values)
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, Integral):
-            raise TypeError(f"{name} must be integers, but got {number!r}.")
-    if len(set(numbers)) != len(numbers):
-        raise ValueError(f"{name} names the same number twice: {numbers}.")
-    return tuple(int(number) for number in numbers)
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, but got {value!r}.")
-    try:
-        return float(value)
-    except OverflowError:
-        raise ValueError(f"{name} is too large a number: {value!r}.") from None
-
-
-def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, but got {value!r}.")
-
-
-def _some_of(name: str, values: object, known: tuple[str, ...]) -> tuple[str, ...]:
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"{name} must be a tuple of {', '.join(known)}, but got {values!r}.")
-    chosen = tuple(values)
-    for value in chosen:
-        _one_of(name, value, known)
-    if not chosen:
-        raise ValueError(f"{name} is empty: expected at least one of {', '.join(known)}.")
-    return tuple(value for value in known if value in chosen)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import torch
 from torch.compiler import is_compiling
 
+from stas.checks import one_of
 from stas.method.config import OPS, REFERENCES, REGIONS, Op, Reference, Region
 from stas.method.kernels import has_triton
 from stas.method.tokens import TokenGrid
@@ -183,7 +184,6 @@ def _check_options(
         ("reference", reference, REFERENCES),
         *(("regions", region, REGIONS) for region in regions),
     ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, but got {value!r}.")
+        one_of(name, value, known)
     if not 0.0 <= boundary <= 0.5:
         raise ValueError(f"boundary must be between 0 and 0.5, but got {boundary}.")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from stas.method.tokens import TokenGrid
-from stas.models.spec import Forward, ModelSpec, UnsupportedModelError, _stated_grid
+from stas.models.spec import (
+    Forward,
+    LoadingSpec,
+    LoopSpec,
+    ModelSpec,
+    TokenSpec,
+    UnsupportedModelError,
+    stated_grid,
+)
 
 
 def _ltx_grid(forward: Forward) -> tuple[int, TokenGrid]:
@@ -20,7 +28,7 @@ def _ltx_grid(forward: Forward) -> tuple[int, TokenGrid]:
     inputs = forward.inputs
     batch, tokens = inputs["hidden_states"].shape[:2]
     if inputs.get("num_frames") is not None:
-        grid = _stated_grid(inputs)
+        grid = stated_grid(inputs)
         if grid.num_tokens != tokens:
             raise UnsupportedModelError(
                 f"The transformer is given {tokens} tokens, and num_frames, height and width for "
@@ -28,9 +36,9 @@ def _ltx_grid(forward: Forward) -> tuple[int, TokenGrid]:
             )
         return batch, grid
     coordinates = inputs["video_coords"]
-    for known, grid in _LTX_READ:  # read in one go: threads share the list
-        if known is coordinates:
-            return batch, grid
+    known, grid = forward.memory.get("video_coords", (None, None))
+    if known is not None and known() is coordinates:
+        return batch, grid
     first = coordinates[0].detach().float().cpu()
     start = int((first == 0).all(dim=0).nonzero()[-1])
     times = first[0, start:]
@@ -38,11 +46,8 @@ def _ltx_grid(forward: Forward) -> tuple[int, TokenGrid]:
     row = first[2, start : start + frame_size]
     width = int((row == 0).nonzero()[1]) if int((row == 0).sum()) > 1 else frame_size
     grid = TokenGrid(len(times) // frame_size, frame_size // width, width)
-    _LTX_READ[:] = [(coordinates, grid)]
+    forward.memory["video_coords"] = weakref.ref(coordinates), grid
     return batch, grid
-
-
-_LTX_READ: list[tuple[torch.Tensor, TokenGrid]] = []  # the coordinates read last
 
 
 def _cosmos3_grid(forward: Forward) -> tuple[int, TokenGrid]:
@@ -74,25 +79,32 @@ def _qwen_grid(forward: Forward) -> tuple[int, TokenGrid]:
     return forward.inputs["hidden_states"].shape[0], TokenGrid(frames, height, width)
 
 
-def _vace_references(forward: Forward) -> int:
-    images = forward.seen.get("prepare_masks", {}).get("reference_images")
+def _count_references(arguments: Mapping[str, Any]) -> int:
+    images = arguments.get("reference_images")
     return len(images[0]) if images else 0
+
+
+def _vace_references(forward: Forward) -> int:
+    return int(forward.seen.get("prepare_masks", 0))
+
+
+def _skyreels_schedule(arguments: Mapping[str, Any]) -> tuple[int, int]:
+    return int(arguments["ar_step"]), int(arguments["num_pre_ready"])
+
+
+def _begins_with_an_image(arguments: Mapping[str, Any]) -> bool:
+    return arguments.get("image") is not None and not arguments.get("long_video_iter")
 
 
 def _skyreels_prefix(forward: Forward) -> int:
     """Frames that an earlier window or a given video made; an image is the video's own first."""
-    call = forward.seen.get("generate_timestep_matrix")
-    if call is None:
-        return 0
-    if call["ar_step"]:
+    ar_step, ready = forward.seen.get("generate_timestep_matrix", (0, 0))
+    if ar_step:
         raise UnsupportedModelError(
             "Asynchronous diffusion forcing (ar_step above 0) has each latent frame at another "
             "denoising step, so there is no first part of denoising to steer. Use ar_step=0."
         )
-    latents = forward.seen.get("prepare_latents", {})
-    if latents.get("image") is not None and not latents.get("long_video_iter"):
-        return 0
-    return int(call["num_pre_ready"])
+    return 0 if forward.seen.get("prepare_latents") else int(ready)
 
 
 def _far_idle(forward: Forward) -> bool:
@@ -108,9 +120,6 @@ _IMAGE = "it makes one frame, and the method steers videos. stas.record reads it
 _MODULAR = "Only modular pipelines run it; steer its bare transformer and use handle.set_step."
 
 
-_WAN_FAMILY: dict[str, Any] = {"stacks": ("blocks",), "float32": ("vae",)}
-
-
 MODELS: dict[str, ModelSpec] = {
     spec.transformer: spec
     for spec in (
@@ -122,46 +131,43 @@ MODELS: dict[str, ModelSpec] = {
                 "WanVideoToVideoPipeline",
                 "LucyEditPipeline",
             ),
-            **_WAN_FAMILY,
-            needs={"WanVideoToVideoPipeline": "video"},
+            tokens=TokenSpec(stacks=("blocks",)),
+            loading=LoadingSpec(float32=("vae",), needs={"WanVideoToVideoPipeline": "video"}),
             verified=("class", "pipeline", "caches", "compiled"),
             note="Wan2.1 and Wan2.2; both experts of Wan2.2 A14B share one schedule",
         ),
         ModelSpec(
             transformer="WanVACETransformer3DModel",
             pipelines=("WanVACEPipeline",),
-            **_WAN_FAMILY,
-            lead_frames=_vace_references,
-            watches=("prepare_masks",),
+            tokens=TokenSpec(stacks=("blocks",), lead_frames=_vace_references),
+            loop=LoopSpec(watches={"prepare_masks": _count_references}),
+            loading=LoadingSpec(float32=("vae",)),
             verified=("class", "pipeline"),
             note="reference images are not steered; on a bare transformer they can't be told apart",
         ),
         ModelSpec(
             transformer="WanAnimateTransformer3DModel",
             pipelines=("WanAnimatePipeline",),
-            **_WAN_FAMILY,
-            lead_frames=1,
-            fps=30,
-            chunked=("WanAnimatePipeline",),
+            tokens=TokenSpec(stacks=("blocks",), lead_frames=1),
+            loading=LoadingSpec(float32=("vae",), fps=30, chunked=("WanAnimatePipeline",)),
             verified=("class", "pipeline"),
             note="the reference image's frame is not steered; each segment is a loop",
         ),
         ModelSpec(
             transformer="WanAnimate2Transformer3DModel",
             pipelines=(),
-            stacks=("blocks",),
-            latents="list CFHW",
-            lead_frames=1,
-            idle=lambda forward: forward.inputs.get("kv_cache_mode") == "extract",
-            width=("dim",),
+            tokens=TokenSpec(
+                stacks=("blocks",), latents="list CFHW", lead_frames=1, width=("dim",)
+            ),
+            loop=LoopSpec(idle=lambda forward: forward.inputs.get("kv_cache_mode") == "extract"),
             verified=("class",),
             note=_MODULAR,
         ),
         ModelSpec(
             transformer="ChronoEditTransformer3DModel",
             pipelines=("ChronoEditPipeline",),
-            stacks=("blocks",),
-            float32=("vae", "image_encoder"),
+            tokens=TokenSpec(stacks=("blocks",)),
+            loading=LoadingSpec(float32=("vae", "image_encoder")),
             verified=("class", "pipeline"),
             note="with temporal reasoning the frames get fewer within one loop",
         ),
@@ -174,46 +180,50 @@ MODELS: dict[str, ModelSpec] = {
                 "SkyReelsV2DiffusionForcingImageToVideoPipeline",
                 "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
             ),
-            **_WAN_FAMILY,
-            lead_frames=_skyreels_prefix,
-            watches=("generate_timestep_matrix", "prepare_latents"),
-            loop_starters={
-                "SkyReelsV2DiffusionForcingPipeline": "generate_timestep_matrix",
-                "SkyReelsV2DiffusionForcingImageToVideoPipeline": "generate_timestep_matrix",
-                "SkyReelsV2DiffusionForcingVideoToVideoPipeline": "generate_timestep_matrix",
-            },
-            fps=24,
-            chunked=("SkyReelsV2DiffusionForcingVideoToVideoPipeline",),  # behind the given video
+            tokens=TokenSpec(stacks=("blocks",), lead_frames=_skyreels_prefix),
+            loop=LoopSpec(
+                watches={
+                    "generate_timestep_matrix": _skyreels_schedule,
+                    "prepare_latents": _begins_with_an_image,
+                },
+                starters={
+                    "SkyReelsV2DiffusionForcingPipeline": "generate_timestep_matrix",
+                    "SkyReelsV2DiffusionForcingImageToVideoPipeline": "generate_timestep_matrix",
+                    "SkyReelsV2DiffusionForcingVideoToVideoPipeline": "generate_timestep_matrix",
+                },
+            ),
+            loading=LoadingSpec(
+                float32=("vae",),
+                fps=24,
+                chunked=(
+                    "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
+                ),  # behind the given video
+            ),
             verified=("class", "pipeline"),
             note="diffusion forcing only with ar_step=0; each window is a loop",
         ),
         ModelSpec(
             transformer="HeliosTransformer3DModel",
             pipelines=("HeliosPipeline", "HeliosPyramidPipeline"),
-            **_WAN_FAMILY,
-            place="tail",
-            fps=24,
-            chunked=("HeliosPipeline", "HeliosPyramidPipeline"),
+            tokens=TokenSpec(stacks=("blocks",), place="tail"),
+            loading=LoadingSpec(
+                float32=("vae",), fps=24, chunked=("HeliosPipeline", "HeliosPyramidPipeline")
+            ),
             verified=("class", "pipeline"),
             note="each chunk, and each stage of a pyramid, is a loop with its own first frame",
         ),
         ModelSpec(
             transformer="AnyFlowTransformer3DModel",
             pipelines=("AnyFlowPipeline",),
-            stacks=("blocks",),
-            latents="BFCHW",
-            guidance="batched",
-            counts_early=("AnyFlowPipeline",),
+            tokens=TokenSpec(stacks=("blocks",), latents="BFCHW"),
+            loop=LoopSpec(guidance="batched"),
             verified=("class", "pipeline"),
         ),
         ModelSpec(
             transformer="AnyFlowFARTransformer3DModel",
             pipelines=("AnyFlowFARPipeline",),
-            stacks=("blocks",),
-            latents="BFCHW",
-            idle=_far_idle,
-            guidance="batched",
-            counts_early=("AnyFlowFARPipeline",),
+            tokens=TokenSpec(stacks=("blocks",), latents="BFCHW"),
+            loop=LoopSpec(idle=_far_idle, guidance="batched"),
             verified=("class", "pipeline"),
             note="each chunk is a loop with a first frame of its own; passes that fill the cache "
             "are left alone",
@@ -221,17 +231,16 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec(
             transformer="SanaVideoTransformer3DModel",
             pipelines=("SanaVideoPipeline", "SanaImageToVideoPipeline"),
-            stacks=("transformer_blocks",),
-            guidance="batched",
-            float32=("vae",),
+            tokens=TokenSpec(stacks=("transformer_blocks",)),
+            loop=LoopSpec(guidance="batched"),
+            loading=LoadingSpec(float32=("vae",)),
             verified=("class", "pipeline"),
         ),
         ModelSpec(
             transformer="SanaWMTransformer3DModel",
             pipelines=("SanaWMPipeline",),
-            stacks=("blocks",),
-            guidance="batched",
-            width=("hidden_size",),
+            tokens=TokenSpec(stacks=("blocks",), width=("hidden_size",)),
+            loop=LoopSpec(guidance="batched"),
             verified=("class", "pipeline"),
             note="its refiner is another model and is not steered",
         ),
@@ -243,28 +252,25 @@ MODELS: dict[str, ModelSpec] = {
                 "CogVideoXVideoToVideoPipeline",
                 "CogVideoXFunControlPipeline",
             ),
-            stacks=("transformer_blocks",),
-            video_output=0,
-            latents="BFCHW",
-            guidance="batched",
-            fps=8,
-            frame_step=8,  # an even number of latent frames decodes to 4 * n pixel frames
-            needs={
-                "CogVideoXVideoToVideoPipeline": "video",
-                "CogVideoXFunControlPipeline": "control_video",
-            },
+            tokens=TokenSpec(stacks=("transformer_blocks",), video_output=0, latents="BFCHW"),
+            loop=LoopSpec(guidance="batched"),
+            loading=LoadingSpec(
+                fps=8,
+                frame_step=8,  # an even number of latent frames decodes to 4 * n pixel frames
+                needs={
+                    "CogVideoXVideoToVideoPipeline": "video",
+                    "CogVideoXFunControlPipeline": "control_video",
+                },
+            ),
             verified=("class", "pipeline", "caches", "compiled"),
             note="1.0 and 1.5",
         ),
         ModelSpec(
             transformer="ConsisIDTransformer3DModel",
             pipelines=("ConsisIDPipeline",),
-            stacks=("transformer_blocks",),
-            video_output=0,
-            latents="BFCHW",
-            guidance="batched",
-            fps=8,
-            frame_step=8,
+            tokens=TokenSpec(stacks=("transformer_blocks",), video_output=0, latents="BFCHW"),
+            loop=LoopSpec(guidance="batched"),
+            loading=LoadingSpec(fps=8, frame_step=8),
             verified=("class", "pipeline"),
         ),
         ModelSpec(
@@ -274,50 +280,52 @@ MODELS: dict[str, ModelSpec] = {
                 "HunyuanVideoImageToVideoPipeline",
                 "HunyuanSkyreelsImageToVideoPipeline",
             ),
-            stacks=("transformer_blocks", "single_transformer_blocks"),
-            video_output=0,
-            lead_frames=lambda forward: int(
-                forward.config.get("image_condition_type") == "latent_concat"
+            tokens=TokenSpec(
+                stacks=("transformer_blocks", "single_transformer_blocks"),
+                video_output=0,
+                lead_frames=lambda forward: int(
+                    forward.config.get("image_condition_type") == "latent_concat"
+                ),
             ),
-            fps=15,
+            loading=LoadingSpec(fps=15),
             verified=("class", "pipeline", "caches", "compiled"),
             note="with latent_concat the image's frame is dropped from the video and not steered",
         ),
         ModelSpec(
             transformer="HunyuanVideoFramepackTransformer3DModel",
             pipelines=("HunyuanVideoFramepackPipeline",),
-            stacks=("transformer_blocks", "single_transformer_blocks"),
-            video_output=0,
-            place="tail",
-            fps=30,
-            chunked=("HunyuanVideoFramepackPipeline",),
+            tokens=TokenSpec(
+                stacks=("transformer_blocks", "single_transformer_blocks"),
+                video_output=0,
+                place="tail",
+            ),
+            loading=LoadingSpec(fps=30, chunked=("HunyuanVideoFramepackPipeline",)),
             verified=("class", "pipeline"),
             note="each section is a loop with a first frame of its own; history is not steered",
         ),
         ModelSpec(
             transformer="HunyuanVideo15Transformer3DModel",
             pipelines=("HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline"),
-            stacks=("transformer_blocks",),
-            video_output=0,
-            fps=24,
+            tokens=TokenSpec(stacks=("transformer_blocks",), video_output=0),
+            loading=LoadingSpec(fps=24),
             verified=("class", "pipeline"),
         ),
         ModelSpec(
             transformer="MotifVideoTransformer3DModel",
             pipelines=("MotifVideoPipeline", "MotifVideoImage2VideoPipeline"),
-            stacks=("transformer_blocks", "single_transformer_blocks"),
-            video_output=0,
-            fps=24,
+            tokens=TokenSpec(
+                stacks=("transformer_blocks", "single_transformer_blocks"), video_output=0
+            ),
+            loading=LoadingSpec(fps=24),
             verified=("class", "pipeline"),
             note="the last num_decoder_layers blocks begin anew from the patches",
         ),
         ModelSpec(
             transformer="MochiTransformer3DModel",
             pipelines=("MochiPipeline",),
-            stacks=("transformer_blocks",),
-            video_output=0,
-            guidance="batched",
-            fps=30,
+            tokens=TokenSpec(stacks=("transformer_blocks",), video_output=0),
+            loop=LoopSpec(guidance="batched"),
+            loading=LoadingSpec(fps=30),
             verified=("class", "pipeline", "caches", "compiled"),
         ),
         ModelSpec(
@@ -328,13 +336,11 @@ MODELS: dict[str, ModelSpec] = {
                 "LTXConditionPipeline",
                 "LTXI2VLongMultiPromptPipeline",
             ),
-            stacks=("transformer_blocks",),
-            latents="packed",
-            grid=_ltx_grid,
-            place="tail",
-            guidance="batched",
-            fps=24,
-            needs={"LTXImageToVideoPipeline": "image"},
+            tokens=TokenSpec(
+                stacks=("transformer_blocks",), latents="packed", grid=_ltx_grid, place="tail"
+            ),
+            loop=LoopSpec(guidance="batched"),
+            loading=LoadingSpec(fps=24, needs={"LTXImageToVideoPipeline": "image"}),
             refusals={
                 "LTXI2VLongMultiPromptPipeline": "it tells the transformer no grid of tokens, and "
                 "adds tokens of other windows behind the video's."
@@ -353,14 +359,13 @@ MODELS: dict[str, ModelSpec] = {
                 "LTX2DFRPipeline",
                 "LTX2DFRTemporalRefinePipeline",
             ),
-            stacks=("transformer_blocks",),
-            video_output=0,
-            latents="packed",
-            place="head",
-            guidance="batched",
-            contexts={"uncond_stg": "other", "uncond_modality": "other"},
-            fps=24,
-            needs={"LTX2ImageToVideoPipeline": "image"},
+            tokens=TokenSpec(
+                stacks=("transformer_blocks",), video_output=0, latents="packed", place="head"
+            ),
+            loop=LoopSpec(
+                guidance="batched", contexts={"uncond_stg": "other", "uncond_modality": "other"}
+            ),
+            loading=LoadingSpec(fps=24, needs={"LTX2ImageToVideoPipeline": "image"}),
             refusals=dict.fromkeys(
                 ("LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline"),
                 "it runs the transformer on crops of the frames and tells it no grid of tokens.",
@@ -371,34 +376,30 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec(
             transformer="AllegroTransformer3DModel",
             pipelines=("AllegroPipeline",),
-            stacks=("transformer_blocks",),
-            guidance="batched",
-            fps=15,
-            causal=False,
-            float32=("vae",),
-            tiled_vae=True,
+            tokens=TokenSpec(stacks=("transformer_blocks",)),
+            loop=LoopSpec(guidance="batched"),
+            loading=LoadingSpec(fps=15, causal=False, float32=("vae",), tiled_vae=True),
             verified=("class", "pipeline"),
         ),
         ModelSpec(
             transformer="LatteTransformer3DModel",
             pipelines=("LattePipeline",),
-            stacks=("transformer_blocks", "temporal_transformer_blocks"),
-            interleaved=True,
-            axes={"transformer_blocks": "(BF)SD", "temporal_transformer_blocks": "(BS)FD"},
-            guidance="batched",
-            fps=8,
-            frame_step=1,
-            causal=False,
+            tokens=TokenSpec(
+                stacks=("transformer_blocks", "temporal_transformer_blocks"),
+                interleaved=True,
+                axes={"transformer_blocks": "(BF)SD", "temporal_transformer_blocks": "(BS)FD"},
+            ),
+            loop=LoopSpec(guidance="batched"),
+            loading=LoadingSpec(fps=8, frame_step=1, causal=False),
             verified=("class", "pipeline", "caches"),
             note="spatial and temporal blocks take turns; each frame is a latent frame",
         ),
         ModelSpec(
             transformer="EasyAnimateTransformer3DModel",
             pipelines=("EasyAnimatePipeline", "EasyAnimateInpaintPipeline"),
-            stacks=("transformer_blocks",),
-            video_output=0,
-            guidance="batched",
-            fps=8,
+            tokens=TokenSpec(stacks=("transformer_blocks",), video_output=0),
+            loop=LoopSpec(guidance="batched"),
+            loading=LoadingSpec(fps=8),
             verified=("class", "pipeline"),
             note="EasyAnimateControlPipeline fails in diffusers 0.42.1 by itself",
         ),
@@ -412,12 +413,14 @@ MODELS: dict[str, ModelSpec] = {
                 "Cosmos2_5_PredictBasePipeline",
                 "Cosmos2_5_TransferPipeline",
             ),
-            stacks=("transformer_blocks",),
-            chunked=("Cosmos2_5_TransferPipeline",),
-            needs={
-                "CosmosVideoToWorldPipeline": "image or video",
-                "Cosmos2VideoToWorldPipeline": "image or video",
-            },
+            tokens=TokenSpec(stacks=("transformer_blocks",)),
+            loading=LoadingSpec(
+                chunked=("Cosmos2_5_TransferPipeline",),
+                needs={
+                    "CosmosVideoToWorldPipeline": "image or video",
+                    "Cosmos2VideoToWorldPipeline": "image or video",
+                },
+            ),
             verified=("class", "pipeline"),
             note="given frames are the video's own first ones; its pipelines need torchvision for "
             "padding masks",
@@ -425,52 +428,60 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec(
             transformer="Cosmos3OmniTransformer",
             pipelines=("Cosmos3OmniPipeline",),
-            stacks=("layers",),
-            video_output=1,
-            axes={"layers": "ND"},
-            grid=_cosmos3_grid,
-            place="head",
-            patch_field="latent_patch_size",
-            width=("hidden_size",),
-            fps=24,
+            tokens=TokenSpec(
+                stacks=("layers",),
+                video_output=1,
+                axes={"layers": "ND"},
+                grid=_cosmos3_grid,
+                place="head",
+                patch_field="latent_patch_size",
+                width=("hidden_size",),
+            ),
+            loading=LoadingSpec(fps=24),
             verified=("class", "pipeline"),
             note="sound and action tokens come after the video's and are not steered",
         ),
         ModelSpec(
             transformer="Kandinsky5Transformer3DModel",
             pipelines=("Kandinsky5T2VPipeline", "Kandinsky5I2VPipeline"),
-            stacks=("visual_transformer_blocks",),
-            latents="BFHWC",
-            tile=lambda forward: (
-                8 if (forward.inputs.get("sparse_params") or {}).get("to_fractal") else None
+            tokens=TokenSpec(
+                stacks=("visual_transformer_blocks",),
+                latents="BFHWC",
+                tile=lambda forward: (
+                    8 if (forward.inputs.get("sparse_params") or {}).get("to_fractal") else None
+                ),
+                width=("model_dim",),
             ),
-            width=("model_dim",),
-            fps=24,
+            loading=LoadingSpec(fps=24),
             verified=("class", "pipeline", "caches"),
             note="dense and in tiles (NABLA); diffusers' FirstBlockCache fails on it by itself",
         ),
         ModelSpec(
             transformer="Kandinsky6Transformer3DModel",
             pipelines=("Kandinsky6TI2VAPipeline",),
-            stacks=("visual_transformer_blocks",),
-            video_output=0,
-            latents="BFHWC",
-            trail_frames=lambda forward: int(
-                forward.inputs.get("visual_token_type_ids") is not None
+            tokens=TokenSpec(
+                stacks=("visual_transformer_blocks",),
+                video_output=0,
+                latents="BFHWC",
+                trail_frames=lambda forward: int(
+                    forward.inputs.get("visual_token_type_ids") is not None
+                ),
+                width=("model_dim",),
             ),
-            width=("model_dim",),
-            fps=24,
+            loading=LoadingSpec(fps=24),
             verified=("class", "pipeline"),
             note="the reference image's frame, after the video, and audio are not steered",
         ),
         ModelSpec(
             transformer="Kandinsky6SRTransformer3DModel",
             pipelines=("Kandinsky6SRPipeline",),
-            stacks=("visual_transformer_blocks",),
-            latents="BFHWC",
-            tile=lambda forward: 8,
-            width=("model_dim",),
-            fps=24,
+            tokens=TokenSpec(
+                stacks=("visual_transformer_blocks",),
+                latents="BFHWC",
+                tile=lambda forward: 8,
+                width=("model_dim",),
+            ),
+            loading=LoadingSpec(fps=24),
             refusals={
                 "steer": "its pipeline enlarges crops one by one: the head and tail of a crop are "
                 "not those of a latent frame.",
@@ -482,7 +493,7 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec(
             transformer="MiniMaxH3Transformer3DModel",
             pipelines=(),
-            stacks=("transformer_blocks",),
+            tokens=TokenSpec(stacks=("transformer_blocks",)),
             refusals=dict.fromkeys(
                 ("steer", "record"),
                 "it packs text, key frames, audio and video into one sequence, whose grid is only "
@@ -492,10 +503,12 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec(
             transformer="FluxTransformer2DModel",
             pipelines=("FluxPipeline",),
-            stacks=("transformer_blocks", "single_transformer_blocks"),
-            video_output=1,
-            grid=_flux_grid,
-            place="head",
+            tokens=TokenSpec(
+                stacks=("transformer_blocks", "single_transformer_blocks"),
+                video_output=1,
+                grid=_flux_grid,
+                place="head",
+            ),
             refusals={"steer": _IMAGE},
             verified=("class", "pipeline"),
             note="for recording only",
@@ -503,10 +516,8 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec(
             transformer="SD3Transformer2DModel",
             pipelines=("StableDiffusion3Pipeline",),
-            stacks=("transformer_blocks",),
-            video_output=1,
-            grid=_sd3_grid,
-            guidance="batched",
+            tokens=TokenSpec(stacks=("transformer_blocks",), video_output=1, grid=_sd3_grid),
+            loop=LoopSpec(guidance="batched"),
             refusals={"steer": _IMAGE},
             verified=("class", "pipeline"),
             note="for recording only",
@@ -514,10 +525,9 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec(
             transformer="QwenImageTransformer2DModel",
             pipelines=("QwenImagePipeline",),
-            stacks=("transformer_blocks",),
-            video_output=1,
-            grid=_qwen_grid,
-            place="head",
+            tokens=TokenSpec(
+                stacks=("transformer_blocks",), video_output=1, grid=_qwen_grid, place="head"
+            ),
             refusals={"steer": _IMAGE},
             verified=("class", "pipeline"),
             note="for recording only",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -14,19 +15,22 @@ from stas.assets import BUNDLED, BUNDLED_MODEL
 from stas.models.registry import supported_text
 from stas.models.spec import ModelSpec, UnsupportedModelError
 from stas.models.table import MODELS
-from stas.pipelines.options import LORA_EXPECTED, PipelineOptions, _looks_like_a_folder
+from stas.pipelines.model import LoadedPipeline
+from stas.pipelines.options import LORA_EXPECTED, PipelineOptions, looks_like_a_folder
 
 
-def load_pipeline(options: PipelineOptions) -> Any:
+def load_pipeline(model: str | PipelineOptions = BUNDLED, **options: Any) -> LoadedPipeline:
     """Load a video pipeline that can be steered.
 
     Whether stas supports the model is checked before its weights are read or downloaded.
 
     Args:
-        options: Which pipeline, and how.
+        model: "bundled", a folder in diffusers' format, or a hub id; or all options at once.
+        **options: Further fields of `stas.pipelines.options.PipelineOptions`: revision, device,
+            dtype, offload, loras.
 
     Returns:
-        The pipeline, of the class that the model's `model_index.json` names.
+        The pipeline, of the class that the model's `model_index.json` names, with how it was loaded.
 
     Raises:
         FileNotFoundError: The model looks like a folder and is none, or has no `model_index.json`.
@@ -36,41 +40,47 @@ def load_pipeline(options: PipelineOptions) -> Any:
         OSError: The hub has no such model or can't be reached.
 
     Example:
-        >>> pipeline = load_pipeline(PipelineOptions(device="cpu"))
-        >>> type(pipeline).__name__
-        'WanPipeline'
+        >>> loaded = load_pipeline("bundled", device="cpu")
+        >>> arguments = loaded.arguments(
+        ...     {"prompt": "a red circle", "num_frames": 5, "height": 32, "width": 32,
+        ...      "num_inference_steps": 2}
+        ... )
+        >>> with loaded.steered(None):
+        ...     loaded.generate(arguments, seed=0).shape
+        (5, 32, 32, 3)
     """
-    options = options.resolved()
-    source = _source(options.model)
+    chosen = model if isinstance(model, PipelineOptions) else PipelineOptions(model=model)
+    wanted = replace(chosen, **options).resolved()
+    source = _source(wanted.model)
     try:
-        index = DiffusionPipeline.load_config(source, revision=options.revision)
+        index = DiffusionPipeline.load_config(source, revision=wanted.revision)
     except OSError as error:
         raise OSError(
-            f"Can't read {options.model!r} from the hub: {error} Expected is the id of a model in "
+            f"Can't read {wanted.model!r} from the hub: {error} Expected is the id of a model in "
             "diffusers' format (for Wan those that end in -Diffusers), the network or a cached "
             "copy, and for a gated model `hf auth login`."
         ) from error
-    specs = _specs(options.model, index)
-    float32 = {name for spec in specs for name in spec.float32 if name in index}
-    dtypes = {"default": getattr(torch, options.dtype)} | dict.fromkeys(float32, torch.float32)
-    pipeline = DiffusionPipeline.from_pretrained(source, revision=options.revision, dtype=dtypes)
-    if any(spec.tiled_vae for spec in specs):
+    specs = _specs(wanted.model, index)
+    float32 = {name for spec in specs for name in spec.loading.float32 if name in index}
+    dtypes = {"default": getattr(torch, wanted.dtype)} | dict.fromkeys(float32, torch.float32)
+    pipeline = DiffusionPipeline.from_pretrained(source, revision=wanted.revision, dtype=dtypes)
+    if any(spec.loading.tiled_vae for spec in specs):
         pipeline.vae.enable_tiling()
-    _add_loras(pipeline, options.loras)
-    if options.offload == "model":
-        pipeline.enable_model_cpu_offload(device=options.device)
-    elif options.offload == "sequential":
-        pipeline.enable_sequential_cpu_offload(device=options.device)
+    _add_loras(pipeline, wanted.loras)
+    if wanted.offload == "model":
+        pipeline.enable_model_cpu_offload(device=wanted.device)
+    elif wanted.offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=wanted.device)
     else:
-        pipeline.to(options.device)
-    return pipeline
+        pipeline.to(wanted.device)
+    return LoadedPipeline(pipeline, wanted)
 
 
 def _source(name: str) -> str:
     """What diffusers is to load: an existing folder or a hub id."""
     if name == BUNDLED:
         return str(BUNDLED_MODEL)
-    if not _looks_like_a_folder(name):
+    if not looks_like_a_folder(name):
         if name.count("/") != 1:
             raise FileNotFoundError(
                 f"There is no folder {name!r}, and a hub id looks like OWNER/NAME. Give a folder "

@@ -15,7 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stas.checks import check_arguments, check_fps
+from stas import __version__
+from stas.checks import check_arguments, check_fps, expect, is_whole
 from stas.method.config import STASConfig
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 FORMAT = "stas.manifest/1"
 
 
-PACKAGES = ("stas", "torch", "diffusers", "transformers")
+PACKAGES = ("torch", "diffusers", "transformers")  # beside stas
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,22 +67,22 @@ class Manifest:
 
     def __post_init__(self) -> None:
         for name in ("pipeline", "model", "arguments", "frames", "versions"):
-            _expect(isinstance(getattr(self, name), Mapping), f"{name} must be an object")
-        seed_fits = _is_integer(self.seed) and 0 <= self.seed < 2**63
-        _expect(seed_fits, "seed must be an integer, 0 or more and below 2**63")
+            expect(isinstance(getattr(self, name), Mapping), f"{name} must be an object")
+        seed_fits = is_whole(self.seed, 0, 2**63)
+        expect(seed_fits, "seed must be an integer, 0 or more and below 2**63")
         check_fps(self.fps)
         threads = self.versions.get("threads", 1)
-        _expect(_is_integer(threads) and threads > 0, "threads must be an integer above 0")
-        _expect(isinstance(self.arguments.get("prompt"), str), "arguments must hold a prompt")
+        expect(is_whole(threads, 1), "threads must be an integer above 0")
+        expect(isinstance(self.arguments.get("prompt"), str), "arguments must hold a prompt")
         check_arguments(self.arguments)
-        _expect(isinstance(self.pipeline.get("loras", {}), Mapping), "loras must be an object")
-        _expect(isinstance(self.frames.get("sha256"), str), "frames must hold their sha256")
+        expect(isinstance(self.pipeline.get("loras", {}), Mapping), "loras must be an object")
+        expect(isinstance(self.frames.get("sha256"), str), "frames must hold their sha256")
         if self.steering is not None:
             STASConfig.from_dict(self.steering)
             entries = self.dims.values() if isinstance(self.dims, Mapping) else [None]
             for entry in entries:
                 known = isinstance(entry, Mapping) and isinstance(entry.get("dims"), list)
-                _expect(known, "dims must say which dimensions of each transformer were steered")
+                expect(known, "dims must say which dimensions of each transformer were steered")
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=2, allow_nan=False) + "\n"
@@ -98,10 +99,10 @@ class Manifest:
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
             found = data.pop("format", None) if isinstance(data, dict) else None
-            _expect(found == FORMAT, f'expected an object with "format": "{FORMAT}"')
+            expect(found == FORMAT, f'expected an object with "format": "{FORMAT}"')
             unknown, missing = sorted(set(data) - names), sorted(names - set(data))
-            _expect(not unknown, f"unknown keys {', '.join(unknown)}")
-            _expect(not missing, f"missing keys {', '.join(missing)}")
+            expect(not unknown, f"unknown keys {', '.join(unknown)}")
+            expect(not missing, f"missing keys {', '.join(missing)}")
             return cls(**data)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a manifest of stas generate: {error}") from error
@@ -136,15 +137,6 @@ def dims_record(handle: SteeringHandle) -> dict[str, Any]:
     }
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _expect(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
 def frames_record(frames: Frames) -> dict[str, Any]:
     """Number, size and SHA-256 of a video's pixels."""
     count, height, width = frames.shape[:3]
@@ -177,8 +169,13 @@ def versions_record() -> dict[str, Any]:
     """Versions of what decides the bits of a video."""
     import torch
 
-    return {name: version(name) for name in PACKAGES} | {
+    return package_versions() | {
         "python": platform.python_version(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
     }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of stas and of the packages beneath it that decide a video's bits."""
+    return {"stas": __version__} | {name: version(name) for name in PACKAGES}

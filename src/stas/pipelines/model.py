@@ -1,130 +1,262 @@
-"""One pipeline and what it makes."""
+"""LoadedPipeline: a diffusers pipeline with how it was loaded, and what can be asked of it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from stas.checks import check_fps
+from stas.activations.profiles import Profile, find_profile
+from stas.checks import FRAMES, check_fps
+from stas.hooks.steer import SteeringHandle, steer
+from stas.hooks.targets import source_of
 from stas.media.video import Frames, to_frames
+from stas.method.config import STASConfig
 from stas.method.frames import FrameMap
 from stas.models.registry import find_spec, supported_text
 from stas.models.spec import ModelSpec, UnsupportedModelError
-from stas.pipelines.progress import _progress_to
+from stas.pipelines.arguments import call_arguments
+from stas.pipelines.options import PipelineOptions
+from stas.pipelines.progress import progress_to
 
 DEFAULTS_FILE = "defaults.json"  # a model folder may say what its pipeline is best called with
 
 
-def _transformer(pipeline: Any) -> Any:
-    """The first transformer that has a row, a compiled one unwrapped; None if there is none."""
-    components = getattr(pipeline, "components", {})
-    parts = [getattr(part, "_orig_mod", part) for part in components.values()]
-    return next((part for part in parts if find_spec(part) is not None), None)
-
-
-def _spec(pipeline: Any) -> ModelSpec | None:
-    return find_spec(_transformer(pipeline))
-
-
-def _compression(pipeline: Any, axis: Literal["temporal", "spatial"]) -> int | None:
-    """Pixel frames, or rows, of one latent one; None when the pipeline does not say."""
-    names = (
-        f"vae_scale_factor_{axis}",
-        f"vae_{axis}_compression_ratio",
-        f"vae_{axis}_scale_factor",
-        *(["vae_scale_factor"] if axis == "spatial" else []),
-    )
-    vae = getattr(pipeline, "vae", None)
-    config = getattr(vae, "config", None)
-    places = [(pipeline, name) for name in names]
-    # The config before the VAE: diffusers warns of reading the config's fields through the VAE.
-    places += [(config, f"scale_factor_{axis}"), (config, f"{axis}_compression_ratio")]
-    places += [(vae, f"{axis}_compression_ratio")]
-    for owner, name in places:
-        if (value := getattr(owner, name, None)) is not None:
-            return int(value)
-    return None
-
-
-def _frame_map(pipeline: Any, spec: ModelSpec) -> FrameMap | None:
-    ratio = _compression(pipeline, "temporal") or spec.frame_step
-    return None if ratio is None else FrameMap(ratio, spec.causal, spec.frame_step)
-
-
-def frame_map(pipeline: Any) -> FrameMap:
-    """Which pixel frames the latent frames of a pipeline's videos cover.
+class LoadedPipeline:
+    """A diffusers pipeline with how it was loaded. Made by `stas.load_pipeline`, or around your own.
 
     Args:
-        pipeline: A diffusers pipeline, loaded or your own, with a transformer that has a row.
-
-    Returns:
-        The map of its VAE.
+        pipeline: The diffusers pipeline.
+        options: How it was loaded; of your own pipeline what it says of itself.
 
     Raises:
-        UnsupportedModelError: It has no transformer with a row.
-        ValueError: It decodes its videos part by part, so that each part has a map of its own, or
-            neither it nor its VAE says how many pixel frames a latent frame has.
+        TypeError: It is no pipeline.
 
     Example:
-        >>> frame_map(load_pipeline(PipelineOptions(device="cpu"))).num_latent_frames(81)
-        21
+        >>> from stas import load_pipeline
+        >>> loaded = load_pipeline("bundled", device="cpu")
+        >>> loaded
+        LoadedPipeline(WanPipeline, 'bundled', cpu, float32)
+        >>> loaded.fps, loaded.frame_map.num_latent_frames(81)
+        (8.0, 21)
     """
-    name, spec = type(pipeline).__name__, _spec(pipeline)
-    if spec is None:
-        raise UnsupportedModelError(f"{name} has no known transformer. {supported_text()}")
-    if name in spec.chunked:
-        raise ValueError(
-            f"{name} decodes its videos part by part, so one map does not hold for a whole video."
+
+    def __init__(self, pipeline: Any, options: PipelineOptions | None = None) -> None:
+        if isinstance(pipeline, type | str) or not callable(pipeline):
+            raise TypeError(f"Expected a diffusers pipeline, but got {pipeline!r}.")
+        self.pipeline = pipeline
+        if options is None:
+            dtype = str(getattr(pipeline, "dtype", torch.float32)).removeprefix("torch.")
+            options = PipelineOptions(
+                model=str(getattr(pipeline, "name_or_path", "") or self.name),
+                device=str(getattr(pipeline, "device", "cpu")),
+                dtype=dtype,  # type: ignore[arg-type]  # any that a pipeline may have
+            )
+        self.options = options
+
+    def __repr__(self) -> str:
+        options = self.options
+        return f"LoadedPipeline({self.name}, {options.model!r}, {options.device}, {options.dtype})"
+
+    @property
+    def name(self) -> str:
+        """The pipeline's class."""
+        return type(self.pipeline).__name__
+
+    @property
+    def transformer(self) -> Any:
+        """The first transformer that has a row, a compiled one unwrapped; None if there is none."""
+        components = getattr(self.pipeline, "components", {})
+        parts = [getattr(part, "_orig_mod", part) for part in components.values()]
+        return next((part for part in parts if find_spec(part) is not None), None)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The row of the transformer.
+
+        Raises:
+            UnsupportedModelError: It has no transformer with a row.
+        """
+        spec = find_spec(self.transformer)
+        if spec is None:
+            raise UnsupportedModelError(f"{self.name} has no known transformer. {supported_text()}")
+        return spec
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """What the model's folder says that its pipeline is best called with, and its fps.
+
+        Raises:
+            ValueError: The folder's `defaults.json` is not an object with a number for fps.
+        """
+        path = Path(str(getattr(self.pipeline, "name_or_path", ""))) / DEFAULTS_FILE
+        if not path.is_file():
+            return {}
+        try:
+            defaults = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(defaults, dict):
+                raise ValueError("expected an object")
+            check_fps(defaults.get("fps", 1))
+        except ValueError as error:
+            raise ValueError(f"{path} does not hold a model's defaults: {error}") from error
+        return defaults
+
+    @property
+    def fps(self) -> float:
+        """What videos of this model are meant to be played at."""
+        if (stated := self.defaults.get("fps")) is not None:
+            return float(stated)
+        return 8 if self.transformer is None else self.spec.loading.fps
+
+    @property
+    def vae_frame_map(self) -> FrameMap | None:
+        """The map of the VAE, whatever the pipeline decodes at once; None where it doesn't say."""
+        loading = self.spec.loading
+        ratio = self.compression("temporal") or loading.frame_step
+        return None if ratio is None else FrameMap(ratio, loading.causal, loading.frame_step)
+
+    @property
+    def frame_map(self) -> FrameMap:
+        """Which pixel frames the latent frames of the pipeline's videos cover.
+
+        Raises:
+            UnsupportedModelError: It has no transformer with a row.
+            ValueError: It decodes its videos part by part, so that each part has a map of its own,
+                or neither it nor its VAE says how many pixel frames a latent frame has.
+        """
+        if self.name in self.spec.loading.chunked:
+            raise ValueError(
+                f"{self.name} decodes its videos part by part, so one map does not hold for a whole "
+                "video."
+            )
+        found = self.vae_frame_map
+        if found is None:
+            raise ValueError(
+                f"{self.name} does not say how many pixel frames a latent frame has. Give its VAE a "
+                "temporal_compression_ratio, or its row a frame_step."
+            )
+        return found
+
+    def compression(self, axis: Literal["temporal", "spatial"]) -> int | None:
+        """Pixel frames, or rows, of one latent one; None when the pipeline does not say."""
+        names = (
+            f"vae_scale_factor_{axis}",
+            f"vae_{axis}_compression_ratio",
+            f"vae_{axis}_scale_factor",
+            *(["vae_scale_factor"] if axis == "spatial" else []),
         )
-    found = _frame_map(pipeline, spec)
-    if found is None:
-        raise ValueError(
-            f"{name} does not say how many pixel frames a latent frame has. Give its VAE a "
-            "temporal_compression_ratio, or its row a frame_step."
-        )
-    return found
+        vae = getattr(self.pipeline, "vae", None)
+        config = getattr(vae, "config", None)
+        places = [(self.pipeline, name) for name in names]
+        # The config before the VAE: diffusers warns of reading the config's fields through the VAE.
+        places += [(config, f"scale_factor_{axis}"), (config, f"{axis}_compression_ratio")]
+        places += [(vae, f"{axis}_compression_ratio")]
+        for owner, name in places:
+            if (value := getattr(owner, name, None)) is not None:
+                return int(value)
+        return None
 
+    def profile(self) -> Profile | None:
+        """The profile of the transformer's checkpoint, None without one."""
+        transformer = self.transformer
+        return find_profile(source_of(transformer), self.spec.transformer, transformer.config)
 
-def frames_per_second(pipeline: Any) -> float:
-    """What videos of this model are meant to be played at."""
-    stated = model_defaults(pipeline).get("fps")
-    if stated is not None:
-        return float(stated)
-    spec = _spec(pipeline)
-    return spec.fps if spec else 8
+    def arguments(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments to call the pipeline with, checked before anything is computed.
 
+        Args:
+            wanted: Arguments by the pipeline's own names; None stands for the default: what the
+                model's `defaults.json` says, else the pipeline's own. `num_frames` also stands for
+                what the pipeline calls its frames, and `guidance_scale` for the scale of
+                classifier-free guidance (HunyuanVideo: `true_cfg_scale`, unless that is given too).
 
-def generate(
-    pipeline: Any,
-    arguments: Mapping[str, Any],
-    seed: int,
-    *,
-    report: Callable[[int, int], None] | None = None,
-) -> Frames:
-    """Make one video; the noise comes from the CPU, so that a seed means the same everywhere.
+        Returns:
+            The arguments that are not left to the pipeline, by its own names.
 
-    Args:
-        pipeline: A pipeline, steered or not.
-        arguments: What `call_arguments` returned.
-        seed: Of the noise, 0 or more.
-        report: Called with (finished steps, all steps) as denoising goes on, in place of the
-            pipeline's own progress bar.
+        Raises:
+            ValueError: The pipeline takes no such argument, needs one that is not given, or its VAE
+                and patches can't make that size or number of frames.
 
-    Returns:
-        (T, H, W, 3), uint8.
+        Example:
+            >>> from stas import load_pipeline
+            >>> loaded = load_pipeline("bundled", device="cpu")
+            >>> loaded.arguments({"prompt": "a red circle", "num_frames": 9})["num_frames"]
+            9
+            >>> loaded.arguments({"prompt": "a red circle", "num_frames": 10})
+            Traceback (most recent call last):
+            ...
+            ValueError: The VAE can't make a video of 10 frames: it makes 1 + 4 * n. The nearest \
+are 9 and 13.
+        """
+        return call_arguments(self, wanted)
 
-    Raises:
-        ValueError: The video has NaN or infinite pixels, or the pipeline returned none.
-    """
-    generator = torch.Generator("cpu").manual_seed(seed)
-    with _progress_to(pipeline, report or (lambda done, total: None)):
-        result = pipeline(**arguments, generator=generator, output_type="np")
-    return to_frames(_first_video(result))
+    def check(self, wanted: Mapping[str, Any], config: STASConfig | None = None) -> dict[str, Any]:
+        """See that a video can be made and steered, and computes nothing.
+
+        Args:
+            wanted: As for `arguments`.
+            config: How to steer; None for not at all.
+
+        Returns:
+            The arguments of the call.
+
+        Raises:
+            ValueError: What `arguments`, `fps` or `stas.steer` refuses.
+        """
+        arguments, _ = self.arguments(wanted), self.fps
+        with self.steered(config):
+            return arguments
+
+    def check_comparable(self, arguments: Mapping[str, Any]) -> None:
+        """See that a call makes a video that can be measured from frame to frame.
+
+        Raises:
+            ValueError: It makes one frame, or `frame_map` refuses.
+        """
+        if any(arguments.get(name) == 1 for name in FRAMES):
+            raise ValueError("One frame has no transition to be compared: ask for more frames.")
+        _ = self.frame_map
+
+    @contextmanager
+    def steered(self, config: STASConfig | None) -> Iterator[SteeringHandle | None]:
+        """Steer the pipeline within; with None for a config it is left as it is."""
+        if config is None:
+            yield None
+        else:
+            with steer(self.pipeline, config) as handle:
+                yield handle
+
+    def generate(
+        self,
+        arguments: Mapping[str, Any],
+        seed: int,
+        *,
+        report: Callable[[int, int], None] | None = None,
+    ) -> Frames:
+        """Make one video; the noise comes from the CPU, so that a seed means the same everywhere.
+
+        Args:
+            arguments: What `arguments` returned.
+            seed: Of the noise, 0 or more.
+            report: Called with (finished steps, all steps) as denoising goes on, in place of the
+                pipeline's own progress bar.
+
+        Returns:
+            (T, H, W, 3), uint8.
+
+        Raises:
+            ValueError: The video has NaN or infinite pixels, or the pipeline returned none.
+        """
+        generator = torch.Generator("cpu").manual_seed(seed)
+        with progress_to(self.pipeline, report or (lambda done, total: None)):
+            result = self.pipeline(**arguments, generator=generator, output_type="np")
+        return to_frames(_first_video(result))
 
 
 def _first_video(result: Any) -> Any:
@@ -137,22 +269,3 @@ def _first_video(result: Any) -> Any:
                 found = found[None]
             return found[0] if name != "images" else found[:1]
     raise ValueError(f"The pipeline returned no video but a {type(result).__name__}.")
-
-
-def model_defaults(pipeline: Any) -> dict[str, Any]:
-    """What the model's folder says that its pipeline is best called with, and its fps.
-
-    Raises:
-        ValueError: The folder's `defaults.json` is not an object with a number for fps.
-    """
-    path = Path(str(getattr(pipeline, "name_or_path", ""))) / DEFAULTS_FILE
-    if not path.is_file():
-        return {}
-    try:
-        defaults = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(defaults, dict):
-            raise ValueError("expected an object")
-        check_fps(defaults.get("fps", 1))
-    except ValueError as error:
-        raise ValueError(f"{path} does not hold a model's defaults: {error}") from error
-    return defaults

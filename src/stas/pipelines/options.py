@@ -6,22 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec as find_module
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 from stas.assets import BUNDLED
+from stas.checks import DType, Offload, one_of
 
 LORA_EXPECTED = (
     "Expected is a .safetensors file of LoRA weights for this model, a folder that holds one, or a "
     "hub id (OWNER/NAME), for which the network is needed: without it, give the downloaded file."
 )
-
-
-Offload = Literal["none", "model", "sequential"]
-
-
-DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +52,8 @@ class PipelineOptions:
             ValueError: An option that doesn't exist, or that doesn't fit this machine.
             FileNotFoundError: LoRA weights that are neither here nor a hub id.
         """
-        _check_choice("dtype", self.dtype, get_args(DType))
-        _check_choice("offload", self.offload, get_args(Offload))
+        one_of("dtype", self.dtype, get_args(DType))
+        one_of("offload", self.offload, get_args(Offload))
         device = _device(self.device)
         if self.offload != "none" and device.type == "cpu":
             raise ValueError(
@@ -68,7 +64,7 @@ class PipelineOptions:
             raise ValueError("LoRA weights need the package peft: pip install 'stas[lora]'.")
         for source in self.loras:
             _check_lora_exists(source)
-        local = self.model == BUNDLED or _looks_like_a_folder(self.model)
+        local = self.model == BUNDLED or looks_like_a_folder(self.model)
         if self.revision is not None and local:
             raise ValueError(f"revision is for hub ids, but the model is {self.model!r}.")
         on_cpu: DType = "float32" if device.type == "cpu" else "bfloat16"
@@ -82,12 +78,9 @@ class PipelineOptions:
         )
 
 
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, but got {value!r}.")
-
-
 def _device(name: str) -> torch.device:
+    import torch
+
     if name == "auto":
         present = (
             torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -102,7 +95,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _looks_like_a_folder(name: str) -> bool:
+def looks_like_a_folder(name: str) -> bool:
     return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or "\\" in name
 
 
@@ -114,6 +107,6 @@ def _absolute(name: str) -> str:
 
 def _check_lora_exists(source: str) -> None:
     """Refuse what is not on this machine and can't be a hub id either."""
-    is_path = _looks_like_a_folder(source) or Path(source).suffix == ".safetensors"
+    is_path = looks_like_a_folder(source) or Path(source).suffix == ".safetensors"
     if (is_path or source.count("/") != 1) and not Path(source).expanduser().exists():
         raise FileNotFoundError(f"There is no LoRA file or folder {source!r}. {LORA_EXPECTED}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from stas.pipelines.prompts import Sample
 
-def _places(output: Path | None, samples: Sequence[tuple[str, int]]) -> list[Path]:
-    """Where the video of each (prompt, seed) goes."""
+
+def places_of(output: Path | None, samples: Sequence[Sample]) -> list[Path]:
+    """Where the video of each sample goes."""
     if output is not None and output.suffix and not output.is_dir():
         if output.suffix != ".mp4":
             raise ValueError(f"The output is an .mp4 file or a folder, but got {str(output)!r}.")
@@ -19,22 +20,15 @@ def _places(output: Path | None, samples: Sequence[tuple[str, int]]) -> list[Pat
             )
         return [output]
     folder = output or Path("outputs")
-    names = [f"{_slug(prompt)}-seed{seed}" for prompt, seed in samples]
-    if len(set(names)) < len(names):
-        names = [f"{number:04d}-{name}" for number, name in enumerate(names, 1)]
-    return [folder / f"{name}.mp4" for name in names]
+    return [folder / f"{sample.name}.mp4" for sample in samples]
 
 
-def _slug(prompt: str) -> str:
-    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")
-    return words[:60].rstrip("-") or "video"
-
-
-def _lora_files(loras: Iterable[str]) -> list[tuple[str, Path]]:
+def lora_files(loras: Iterable[str]) -> list[tuple[str, Path]]:
+    """The files of LoRA weights, as `keep_inputs` takes them."""
     return [("LoRA", Path(source).expanduser()) for source in loras]
 
 
-def _keep_inputs(places: Sequence[Path], *inputs: tuple[str, Path | None]) -> None:
+def keep_inputs(places: Sequence[Path], *inputs: tuple[str, Path | None]) -> None:
     """Refuse to write over a file that is read, --force or not."""
     for file in _files(places):
         for what, path in inputs:
@@ -50,7 +44,7 @@ def _files(places: Sequence[Path]) -> list[Path]:
     return [place.with_suffix(kind) for place in places for kind in (".mp4", ".png", ".json")]
 
 
-def _check_places(places: Sequence[Path], *, force: bool) -> None:
+def check_places(places: Sequence[Path], *, force: bool, resume: bool = False) -> None:
     """See that the output can be written, before any work is done for it; nothing is left."""
     folder = places[0].parent
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -76,9 +70,25 @@ def _check_places(places: Sequence[Path], *, force: bool) -> None:
         raise IsADirectoryError(
             f"{str(folders[0])!r} is a folder, and a file is to be written there."
         )
-    if existing and not force:
+    if existing and not (force or resume):
         others = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
         raise FileExistsError(
             f"{str(existing[0])!r} exists already{others}. Give another -o, or --force to "
             "overwrite."
+        )
+
+
+def check_comparison_folder(folder: Path, *, resume: bool, force: bool) -> None:
+    """See that a comparison may write to a folder, before anything is loaded for it.
+
+    Raises:
+        NotADirectoryError: It is a file.
+        FileExistsError: It is not empty, and that was not expected.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{str(folder)!r} is a file, but a comparison is a folder.")
+    if not (force or resume) and folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"{str(folder)!r} is there already and not empty. Give another -o, --resume to go on "
+            "with it, or --force to overwrite."
         )

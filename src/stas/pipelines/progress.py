@@ -39,7 +39,7 @@ class _StepReporter:
 
 
 @contextmanager
-def _progress_to(pipeline: Any, report: Callable[[int, int], None]) -> Iterator[None]:
+def progress_to(pipeline: Any, report: Callable[[int, int], None]) -> Iterator[None]:
     """Send a pipeline's progress to `report`: pipelines drive `self.progress_bar`.
 
     AnyFlow FAR alone drives tqdm itself: it shows nothing and reports nothing.

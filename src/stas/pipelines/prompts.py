@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -10,12 +11,20 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class _Prompt:
+class Prompt:
+    """One prompt, and where it stands in a list."""
+
     text: str
     origin: dict[str, Any] | None = None  # name, SHA-256 and line of the prompt list
 
 
-def _prompts(prompt: str | None, path: Path | None) -> list[_Prompt]:
+def read_prompts(prompt: str | None, path: Path | None) -> list[Prompt]:
+    """One prompt, or those of a text file in UTF-8, one a line.
+
+    Raises:
+        ValueError: Both or neither is given, or a prompt is empty.
+        FileNotFoundError: There is no such file.
+    """
     if (prompt is None) == (path is None):
         raise ValueError(
             "Give a prompt or --prompts FILE, and not both. Example: stas generate "
@@ -24,7 +33,7 @@ def _prompts(prompt: str | None, path: Path | None) -> list[_Prompt]:
     if path is None:
         if not (prompt or "").strip():
             raise ValueError("The prompt is empty.")
-        return [_Prompt(str(prompt))]
+        return [Prompt(str(prompt))]
     if not path.is_file():
         raise FileNotFoundError(f"There is no prompt file {str(path)!r}.")
     data = path.read_bytes()
@@ -41,7 +50,7 @@ def _prompts(prompt: str | None, path: Path | None) -> list[_Prompt]:
         )
     digest = sha256(data).hexdigest()
     return [
-        _Prompt(line.strip(), {"name": path.name, "sha256": digest, "line": number})
+        Prompt(line.strip(), {"name": path.name, "sha256": digest, "line": number})
         for number, line in enumerate(lines, 1)
     ]
 
@@ -54,3 +63,20 @@ class Sample:
     prompt: str
     seed: int
     prompt_file: Mapping[str, Any] | None = None
+
+
+def samples_of(prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Sample]:
+    """Every prompt with every seed, with names for their files."""
+    pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
+    names = [f"{_slug(prompt.text)}-seed{seed}" for prompt, seed in pairs]
+    if len(set(names)) < len(names):
+        names = [f"{number:04d}-{name}" for number, name in enumerate(names, 1)]
+    return [
+        Sample(name, prompt.text, seed, prompt.origin)
+        for name, (prompt, seed) in zip(names, pairs, strict=True)
+    ]
+
+
+def _slug(prompt: str) -> str:
+    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")
+    return words[:60].rstrip("-") or "video"

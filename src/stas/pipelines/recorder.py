@@ -13,15 +13,14 @@ from stas.activations.stats import ActivationStats
 from stas.hooks.record import record
 from stas.method.config import Blocks
 from stas.models.registry import find_spec
-from stas.pipelines.arguments import call_arguments
-from stas.pipelines.model import generate
+from stas.pipelines.model import LoadedPipeline
 
 # Fields of a transformer's config that tell one size of a model from another.
 ARCHITECTURE = ("num_layers", "num_attention_heads", "attention_head_dim", "hidden_size", "dim")
 
 
 def record_videos(
-    pipeline: Any,
+    loaded: LoadedPipeline,
     prompts: Sequence[str],
     arguments: Mapping[str, Any],
     path: Path,
@@ -32,13 +31,12 @@ def record_videos(
     map_blocks: Blocks | None = None,
     map_dims: Sequence[int] = (),
     resume: bool = False,
-    revision: str | None = None,
     report: Callable[[int, int, int], None] | None = None,
 ) -> ActivationStats:
     """Record one video per prompt; after each, the file at `path` holds all that is finished.
 
     Args:
-        pipeline: A pipeline with one supported transformer.
+        loaded: A pipeline with one supported transformer.
         prompts: One video each, with seeds `seed`, `seed` + 1, ...
         arguments: Further arguments of the pipeline's call.
         path: The file of the statistics.
@@ -47,7 +45,6 @@ def record_videos(
         boundary: r.
         map_blocks: Blocks of which maps are kept.
         map_dims: Dimensions of the maps.
-        revision: The model's, if one was asked for; kept with the statistics.
         resume: Go on with the file at `path`, which was recorded with the same of everything.
         report: Called with (finished videos, finished steps, steps) as it goes on.
 
@@ -60,13 +57,13 @@ def record_videos(
     """
     if not prompts:
         raise ValueError("There are no prompts to record.")
-    calls = [call_arguments(pipeline, {**arguments, "prompt": prompt}) for prompt in prompts]
+    calls = [loaded.arguments({**arguments, "prompt": prompt}) for prompt in prompts]
     metadata = {
         "prompts": sha256("\n".join(prompts).encode()).hexdigest()[:16],
         "seed": str(seed),
         "arguments": str({k: v for k, v in sorted(calls[0].items()) if k != "prompt"}),
         "videos": str(len(prompts)),
-        "revision": revision or "",
+        "revision": loaded.options.revision or "",
     }
     options: dict[str, Any] = {
         "blocks": blocks,
@@ -75,7 +72,7 @@ def record_videos(
         "map_dims": map_dims,
         "metadata": metadata,
     }
-    with record(pipeline, **options) as empty:
+    with record(loaded.pipeline, **options) as empty:
         total = empty.stats
     finished = 0
     if resume and path.exists():
@@ -87,8 +84,8 @@ def record_videos(
                 report(number, done, steps)
 
         # A video that is broken off must leave nothing behind, so each has statistics of its own.
-        with record(pipeline, **options) as recording:
-            generate(pipeline, calls[number], seed + number, report=tell)
+        with record(loaded.pipeline, **options) as recording:
+            loaded.generate(calls[number], seed + number, report=tell)
         total.merge(recording.stats)
         total.metadata["finished"] = str(number + 1)
         total.save(path)

@@ -1,15 +1,20 @@
-"""One video of a prompt and a seed, with the record to make it again."""
+"""One video of a prompt and a seed: making it, and its files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from stas.files import whole_file
 from stas.hooks.steer import SteeringHandle
-from stas.media.video import Frames
+from stas.measures.result import VideoMetrics
+from stas.media.pictures import strip
+from stas.media.video import Frames, count_frames, read_video, write_exact, write_mp4
 from stas.pipelines.manifest import (
     Manifest,
     device_name,
@@ -18,29 +23,102 @@ from stas.pipelines.manifest import (
     model_record,
     versions_record,
 )
-from stas.pipelines.model import frames_per_second, generate
-from stas.pipelines.options import PipelineOptions
+from stas.pipelines.model import LoadedPipeline
 from stas.pipelines.prompts import Sample
+
+VIDEO, EXACT, STRIP, METRICS, MANIFEST = ".mp4", ".mkv", ".png", ".metrics.json", ".json"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished video: its manifest, and what was measured on it."""
+
+    manifest: Manifest
+    metrics: VideoMetrics | None = None
+
+
+@dataclass(frozen=True)
+class VideoFiles:
+    """The files of one video. The manifest is the last to appear and makes it finished.
+
+    Args:
+        stem: Their path without suffix, whatever dots it has.
+        kinds: Which there are: VIDEO and MANIFEST, and any of EXACT, STRIP, METRICS.
+        strip_frames: How many frames the strip shows.
+    """
+
+    stem: Path
+    kinds: tuple[str, ...] = (VIDEO, STRIP, MANIFEST)
+    strip_frames: int = 8
+
+    def path(self, kind: str) -> Path:
+        """The file of a kind."""
+        return self.stem.with_name(self.stem.name + kind)
+
+    @property
+    def paths(self) -> list[Path]:
+        """All of them, the video first and the manifest last."""
+        return [self.path(kind) for kind in self.kinds]
+
+    def write(
+        self, frames: Frames, manifest: Manifest, metrics: VideoMetrics | None = None
+    ) -> None:
+        """Write all files, or none that counts as finished.
+
+        Raises:
+            OSError: One can't be written.
+        """
+        with ExitStack() as stack:
+            # What is opened last appears first.
+            temporary = {
+                kind: stack.enter_context(whole_file(self.path(kind)))
+                for kind in reversed(self.kinds)
+            }
+            write_mp4(temporary[VIDEO], frames, manifest.fps)
+            if EXACT in temporary:
+                write_exact(temporary[EXACT], frames, manifest.fps)
+            if STRIP in temporary:
+                strip(frames, count=self.strip_frames).save(temporary[STRIP])
+            if METRICS in temporary and metrics is not None:
+                temporary[METRICS].write_text(metrics.to_json(), encoding="utf-8")
+            temporary[MANIFEST].write_text(manifest.to_json(), encoding="utf-8")
+
+    def read(self) -> Finished | None:
+        """What is finished; None when any of the files is missing or broken."""
+        if not all(path.is_file() for path in self.paths):
+            return None
+        try:
+            manifest = Manifest.load(self.path(MANIFEST))
+            if count_frames(self.path(VIDEO)) != manifest.frames.get("count"):
+                return None
+            if METRICS not in self.kinds:
+                return Finished(manifest)
+            text = self.path(METRICS).read_text(encoding="utf-8")
+            return Finished(manifest, VideoMetrics.from_json(text))
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def read_exact(self) -> Frames:
+        """The exact frames (T, H, W, 3), uint8, of a finished video that has them."""
+        return read_video(self.path(EXACT))
 
 
 def make_sample(
-    pipeline: Any,
+    loaded: LoadedPipeline,
     sample: Sample,
     arguments: Mapping[str, Any],
     handle: SteeringHandle | None,
     *,
-    options: PipelineOptions,
     fps: float | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> tuple[Frames, Manifest]:
     """Make one video.
 
     Args:
-        pipeline: A pipeline from `load_pipeline`.
+        loaded: The pipeline.
         sample: What to make.
-        arguments: What `call_arguments` returned, the sample's prompt among them.
+        arguments: What `LoadedPipeline.arguments` returned, the sample's prompt among them.
         handle: What steers the pipeline, None for nothing.
-        options: What the pipeline was loaded with.
         fps: Of the file; the model's own by default.
         report: Called with (finished steps, all steps) as denoising goes on.
 
@@ -48,20 +126,20 @@ def make_sample(
         The frames (T, H, W, 3), uint8, and their manifest.
     """
     started = monotonic()
-    frames = generate(pipeline, arguments, sample.seed, report=report)
+    frames = loaded.generate(arguments, sample.seed, report=report)
     seconds = monotonic() - started
     return frames, Manifest(
-        pipeline=asdict(options),
-        model=model_record(pipeline, options.revision),
+        pipeline=asdict(loaded.options),
+        model=model_record(loaded.pipeline, loaded.options.revision),
         arguments=arguments,
         prompt_file=sample.prompt_file,
         seed=sample.seed,
-        fps=frames_per_second(pipeline) if fps is None else fps,
+        fps=loaded.fps if fps is None else fps,
         steering=None if handle is None else handle.config.to_dict(),
         dims=None if handle is None else dims_record(handle),
         frames=frames_record(frames),
         versions=versions_record(),
-        device=device_name(options.device),
+        device=device_name(loaded.options.device),
         seconds=round(seconds, 2),
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
     )

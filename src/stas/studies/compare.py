@@ -1,228 +1,293 @@
-"""The same prompts and seeds under several steering configs: videos, curves and paired differences.
+"""The same prompts and seeds under several settings: videos, curves and paired differences.
 
-The first run is what the others are compared with. Every number is taken from the exact frames.
+The first setting is what the others are compared with. Every number is taken from the exact frames.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import matplotlib
-import numpy as np
-
+from stas.checks import check_fps
 from stas.files import whole_file
-from stas.hooks.steer import steer
-from stas.measures.features import AestheticScorer, ImageEncoder
-from stas.measures.frames import check_frames
-from stas.measures.measure import Measure, available_names, measure
+from stas.measures.measure import NAMES, Measures
 from stas.measures.result import VideoMetrics
 from stas.media.pictures import side_by_side, strips
-from stas.media.video import Frames, write_exact, write_mp4
-from stas.pipelines.arguments import call_arguments, check_has_transitions
-from stas.pipelines.model import frame_map, frames_per_second
-from stas.pipelines.options import PipelineOptions
-from stas.pipelines.prompts import Sample
-from stas.pipelines.sample import make_sample
-from stas.studies.comparison import Comparison, Run
-from stas.studies.figures import draw_curves
-from stas.studies.page import write_report
-from stas.studies.tables import Rows, write_table
+from stas.media.video import write_mp4
+from stas.method.config import STASConfig
+from stas.method.presets import INTERVENTIONS, preset
+from stas.pipelines.load import load_pipeline
+from stas.pipelines.model import LoadedPipeline
+from stas.pipelines.places import check_comparison_folder
+from stas.pipelines.prompts import Prompt, Sample, samples_of
+from stas.pipelines.sample import EXACT, MANIFEST, METRICS, VIDEO, VideoFiles
+from stas.studies.differences import Difference, all_names, difference
+from stas.studies.plan import OFF, Setting
+from stas.studies.run import Report, Run, carry_out
 
-matplotlib.use("Agg")
+ON = "on"
+
+
+@dataclass(repr=False)
+class Comparison(Run):
+    """What is made and measured. Made by `stas.compare`.
+
+    Args:
+        model: Id or folder of the model.
+        device: Where it runs.
+        measures: What is measured.
+        call: Arguments of the pipeline's calls, without the prompt.
+        steered: By setting and transformer, which of its blocks are steered, in words.
+    """
+
+    noun: ClassVar[str] = "comparison"
+    model: str = field(kw_only=True)
+    device: str = field(kw_only=True)
+    measures: Measures = field(kw_only=True)
+    call: Mapping[str, Any] = field(default_factory=dict)
+    steered: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def plan(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "settings": [[each.name, each.config] for each in self.settings],
+            "samples": [[each.name, each.prompt, each.seed] for each in self.samples],
+            "arguments": dict(self.arguments),
+            "fps": self.fps,
+            "encoders": [each.name for each in self.measures.encoders],
+            "own_measures": [f"{o.__module__}:{o.__qualname__}" for o in self.measures.own],
+            "aesthetic": self.measures.aesthetic is not None,
+        }
+
+    def files(self, number: int, sample: Sample) -> VideoFiles:
+        stem = self.folder / "videos" / f"{sample.name}-{self.settings[number].name}"
+        return VideoFiles(stem, (VIDEO, EXACT, METRICS, MANIFEST))
+
+    def shown(self, sample: Sample) -> tuple[Path, Path]:
+        """The video and the picture with all settings of a sample side by side."""
+        # `Path.with_suffix` would cut a name with a dot.
+        return self.folder / f"{sample.name}.mp4", self.folder / f"{sample.name}.png"
+
+    def check(self, loaded: LoadedPipeline) -> list[dict[str, Any]]:
+        calls = super().check(loaded)
+        self.call = {key: value for key, value in calls[0].items() if key != "prompt"}
+        for setting in self.settings:
+            with loaded.steered(setting.steering()) as handle:
+                self.steered[setting.name] = {} if handle is None else handle.where
+        return calls
+
+    def sample_made(self, sample: Sample) -> None:
+        """Put the videos of a sample side by side."""
+        video, picture = self.shown(sample)
+        if video.is_file() and picture.is_file():
+            return
+        frames = {
+            setting.name: self.files(number, sample).read_exact()
+            for number, setting in enumerate(self.settings)
+        }
+        fps = self.finished[sample.name, self.settings[0].name].manifest.fps
+        with whole_file(picture) as strip_file, whole_file(video) as video_file:
+            write_mp4(video_file, side_by_side(frames), fps)
+            strips(frames).save(strip_file)
+
+    def metrics(self, sample: Sample, setting: Setting) -> VideoMetrics:
+        """What was measured on a finished video."""
+        found = self.finished[sample.name, setting.name].metrics
+        assert found is not None  # one without is not finished
+        return found
+
+    def forget(self) -> None:
+        """Have all made anew; what else lies in the folder stays."""
+        self.record.unlink(missing_ok=True)
+        for sample in self.samples:
+            for path in self.shown(sample):
+                path.unlink(missing_ok=True)
+            for number, _ in enumerate(self.settings):
+                self.files(number, sample).path(MANIFEST).unlink(missing_ok=True)
+
+    @property
+    def missing(self) -> list[str]:
+        """Measures that were not taken because the extra `metrics` is not installed."""
+        return [name for name in NAMES if name not in self.measured]
+
+    def identical(self, setting: Setting) -> int:
+        """How many videos of a setting equal those of the first one in every pixel."""
+        first = self.settings[0].name
+        return sum(
+            self.finished[sample.name, setting.name].manifest.frames["sha256"]
+            == self.finished[sample.name, first].manifest.frames["sha256"]
+            for sample in self.whole_samples()
+        )
+
+    def steered_text(self, setting: Setting) -> str:
+        """What was steered where in the last video, in words."""
+        made = [key for key in self.finished if key[1] == setting.name]
+        if setting.config is None or not made:
+            return "nothing"
+        dims = self.finished[made[-1]].manifest.dims or {}
+        return "\n".join(
+            f"{self.steered[setting.name][name]}, dims "
+            f"{', '.join(map(str, entry['dims'])) or 'none'}: {entry['source']}"
+            for name, entry in dims.items()
+        )
+
+    def differences(self) -> list[Difference]:
+        """The table: each measure of each setting against the first one, over the whole pairs."""
+        samples, base = self.whole_samples(), self.settings[0].name
+        names = {(each.name, setting.name) for each in samples for setting in self.settings}
+        numbers = {key: found for key, found in self.numbers().items() if key in names}
+        return [
+            difference(
+                measure,
+                setting.name,
+                samples,
+                {
+                    sample.name: (
+                        numbers[sample.name, base].get(measure, nan),
+                        numbers[sample.name, setting.name].get(measure, nan),
+                    )
+                    for sample in samples
+                },
+            )
+            for setting in self.settings[1:]
+            for measure in all_names(numbers.values())
+        ]
+
+
+def read_setting(text: str) -> Setting:
+    """A setting from its name on the command line.
+
+    Args:
+        text: "off"; "on", the defaults of STASConfig; an intervention of `stas.method.presets`; or
+            the path of a config that `STASConfig.save` wrote, which is named by its stem.
+
+    Raises:
+        ValueError: None of those, or the file is not a config.
+
+    Example:
+        >>> read_setting("off").config, read_setting("boundary").config["regions"]
+        (None, ['boundary'])
+    """
+    if text == OFF:
+        return Setting(OFF, None)
+    if text == ON:
+        return Setting(ON, STASConfig().to_dict())
+    if text in INTERVENTIONS:
+        return Setting(text, preset(text).to_dict())
+    path = Path(text)
+    if path.is_file():
+        return Setting(path.stem, STASConfig.load(path).to_dict())
+    raise ValueError(
+        f"There is no run {text!r}: expected {OFF}, {ON}, one of {', '.join(INTERVENTIONS)}, or "
+        "the JSON file of a STASConfig."
+    )
 
 
 def compare(
-    pipeline: Any,
-    runs: Sequence[Run],
-    samples: Sequence[Sample],
-    folder: str | os.PathLike[str],
+    pipeline: LoadedPipeline | str | Any,
+    prompts: str | Sequence[str] | Sequence[Sample],
+    folder: str | os.PathLike[str] = "comparison",
     *,
-    options: PipelineOptions,
+    settings: Sequence[str | Setting | STASConfig] = (OFF, ON),
+    seeds: Sequence[int] = (0,),
     arguments: Mapping[str, Any] | None = None,
     fps: float | None = None,
-    encoders: Sequence[ImageEncoder] = (),
-    own: Sequence[Measure] = (),
-    aesthetic: AestheticScorer | None = None,
-    report: Callable[[int, int, int], None] | None = None,
+    measures: Measures | None = None,
+    resume: bool = False,
+    force: bool = False,
+    report: Report | None = None,
 ) -> Comparison:
-    """Make every sample under every run, measure, and write what there is to see.
+    """Make the same videos with steering off and on, measure, and show what differs.
 
-    Into `folder` go, for each sample, one video with the runs side by side (.mp4) and a strip of
-    frames (.png); `videos/` with each video for people (.mp4), exact to the bit (.mkv, H.264 in
-    RGB without loss), and its manifest (.json); `curves.png` and `curves.csv`, `values.csv`,
+    Into `folder` go, for each prompt and seed, one video with the settings side by side (.mp4) and a
+    strip of frames (.png); `videos/` with each video for people (.mp4), exact to the bit (.mkv, H.264 in
+    RGB without loss), its numbers and its manifest (.json); `curves.png` and `curves.csv`, `values.csv`,
     `differences.csv`, and `report.html`, one file that holds all to look at.
 
     Ctrl-C keeps the finished videos and writes tables and report of the samples that are whole.
 
     Args:
-        pipeline: A pipeline from `load_pipeline`; each video is steered anew.
-        runs: Two or more of different names; the first is what the others are compared with.
-        samples: At least one, with names that differ.
-        folder: Made if it isn't there; files of the same names are replaced.
-        options: What the pipeline was loaded with, for the manifests.
+        pipeline: What `stas.load_pipeline` returned, a diffusers pipeline, or a model's name.
+        prompts: One prompt or several; or samples, with names that differ.
+        folder: Where all goes; made if it isn't there.
+        settings: Two or more of different names; the first is what the others are compared with.
+            "off", "on", a named intervention, the JSON file of a STASConfig, or a STASConfig.
+        seeds: Of each prompt, 0 or more.
         arguments: Further arguments of the pipeline's call.
         fps: Of the videos; the model's own by default.
-        encoders: Image encoders for similarity curves, see `stas.measures.features.load_encoder`.
-        own: Measures of your own, see `stas.measures.measure.load_measure`.
-        aesthetic: Scores each frame, see `stas.measures.features.load_aesthetic`.
-        report: Called with (finished videos, finished steps, steps) as it goes on.
+        measures: What is measured; by default all that needs no weights.
+        resume: Go on with a comparison that was stopped: no video is made twice.
+        force: Replace what is in the folder.
+        report: Called with (videos made now, finished steps, steps) as it goes on.
 
     Returns:
-        What was measured.
+        What was made and measured.
 
     Raises:
-        ValueError: Fewer than two runs, a name twice, nothing to compare, or what the pipeline or
-            `steer` refuses; all before the first video.
+        ValueError: Fewer than two settings, a name twice, nothing to compare, another comparison in
+            the folder, or what the pipeline or `steer` refuses; all before the first video.
+        FileExistsError: The folder is not empty, and neither `resume` nor `force` is given.
         OSError: The folder can't be written to.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> size = {"num_frames": 5, "height": 32, "width": 32, "num_inference_steps": 2}
+        >>> found = compare("bundled", "a red circle", mkdtemp() + "/c", arguments=size)
+        >>> [row.words for row in found.differences()][0]
+        'too few pairs to tell'
     """
-    for what, names in (("run", [r.name for r in runs]), ("sample", [s.name for s in samples])):
+    if isinstance(pipeline, str):
+        pipeline = load_pipeline(pipeline)
+    loaded = pipeline if isinstance(pipeline, LoadedPipeline) else LoadedPipeline(pipeline)
+    if fps is not None:
+        check_fps(fps)
+    chosen = [_setting(each) for each in settings]
+    listed = [prompts] if isinstance(prompts, str) else list(prompts)
+    samples = [each for each in listed if isinstance(each, Sample)] or samples_of(
+        [Prompt(str(each)) for each in listed], seeds
+    )
+    for what, names in (("run", [s.name for s in chosen]), ("sample", [s.name for s in samples])):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"Two {what}s have the name {twice[0]!r}: their files would be one.")
-    if len(runs) < 2 or not samples:
+    if len(chosen) < 2 or not samples:
         raise ValueError(
-            f"A comparison needs two runs and one sample at least, but got {len(runs)} and "
+            f"A comparison needs two runs and one sample at least, but got {len(chosen)} and "
             f"{len(samples)}."
         )
-    calls = [
-        call_arguments(pipeline, {**(arguments or {}), "prompt": sample.prompt})
-        for sample in samples
-    ]
-    check_has_transitions(calls[0])
-    frame_map(pipeline)  # a pipeline that decodes part by part has none
-    for run in runs:
-        if run.config is not None:
-            with steer(pipeline, run.config):
-                pass
-    folder = Path(folder)
-    (folder / "videos").mkdir(parents=True, exist_ok=True)
-    result = Comparison(
-        runs=runs,
+    measures = measures or Measures()
+    run = Comparison(
+        folder=Path(folder),
+        settings=chosen,
         samples=samples,
-        arguments={k: v for k, v in calls[0].items() if k != "prompt"},
-        model=options.model,
-        device=options.device,
-        fps=frames_per_second(pipeline) if fps is None else fps,
-        names=available_names(),
+        arguments=dict(arguments or {}),
+        measured=measures.names,
+        fps=fps,
+        model=loaded.options.model,
+        device=loaded.options.device,
+        measures=measures,
     )
-    take = partial(measure, names=result.names, encoders=encoders, aesthetic=aesthetic, own=own)
+    check_comparison_folder(run.folder, resume=resume, force=force)
+    run.check(loaded)
+    if force:
+        run.beside_others = True
+        run.forget()
+    run.read()
     try:
-        for number, (sample, call) in enumerate(zip(samples, calls, strict=True)):
-            videos: dict[str, Frames] = {}
-            for place, run in enumerate(runs, number * len(runs)):
-
-                def tell(done: int, steps: int, place: int = place) -> None:
-                    if report is not None:
-                        report(place, done, steps)
-
-                stem = folder / "videos" / f"{sample.name}-{run.name}"
-                videos[run.name] = _make(pipeline, run, sample, call, stem, options, result, tell)
-            _finish_sample(pipeline, sample, videos, folder, take, result)
+        carry_out(run, loaded, measures, report=report)
     finally:
         # After an error or Ctrl-C too: what is whole is worth its tables.
-        if result.finished:
-            write_summary(result, folder)
-    return result
+        if run.whole_samples():
+            from stas.studies.page import write_report
+
+            write_report(run)
+    return run
 
 
-def _make(
-    pipeline: Any,
-    run: Run,
-    sample: Sample,
-    arguments: Mapping[str, Any],
-    stem: Path,
-    options: PipelineOptions,
-    result: Comparison,
-    report: Callable[[int, int], None],
-) -> Frames:
-    """One video: its files, and its exact frames."""
-    with nullcontext() if run.config is None else steer(pipeline, run.config) as handle:
-        frames, record = make_sample(
-            pipeline, sample, arguments, handle, options=options, fps=result.fps, report=report
-        )
-        # Without the first line, which repeats the config.
-        said = "nothing" if handle is None else "\n".join(handle.summary().splitlines()[1:])
-    result.steered[run.name] = said
-    # The last to open is the first to appear: a manifest only beside its videos.
-    with (
-        whole_file(_with_suffix(stem, ".json")) as manifest,
-        whole_file(_with_suffix(stem, ".mkv")) as exact,
-        whole_file(_with_suffix(stem, ".mp4")) as video,
-    ):
-        write_mp4(video, frames, result.fps)
-        write_exact(exact, frames, result.fps)
-        manifest.write_text(record.to_json(), encoding="utf-8")
-    return frames
-
-
-def _with_suffix(stem: Path, suffix: str) -> Path:
-    """`Path.with_suffix` would cut a run named by a config like scale-1.2."""
-    return stem.with_name(stem.name + suffix)
-
-
-def _finish_sample(
-    pipeline: Any,
-    sample: Sample,
-    videos: Mapping[str, Frames],
-    folder: Path,
-    take: Callable[..., VideoMetrics],
-    result: Comparison,
-) -> None:
-    """Measure a sample whose videos are all there, and put them side by side."""
-    first = next(iter(videos.values()))
-    frames_of = frame_map(pipeline)
-    measured = {
-        name: take(check_frames(frames), frames_of, prompt=sample.prompt)
-        for name, frames in videos.items()
-    }
-    with (
-        whole_file(_with_suffix(folder / sample.name, ".png")) as picture,
-        whole_file(_with_suffix(folder / sample.name, ".mp4")) as video,
-    ):
-        write_mp4(video, side_by_side(videos), result.fps)
-        strips(videos).save(picture)
-    for name, frames in videos.items():
-        same = int(np.array_equal(frames, first))
-        result.identical[name] = result.identical.get(name, 0) + same
-    result.finished.append(measured)
-
-
-def write_summary(result: Comparison, folder: Path) -> None:
-    """Write the curves, the tables and the report of the finished samples."""
-    with whole_file(folder / "curves.png") as path:
-        draw_curves(result).savefig(path)
-    write_table(folder / "curves.csv", _curve_rows(result))
-    write_table(folder / "values.csv", _value_rows(result))
-    write_table(folder / "differences.csv", _difference_rows(result))
-    write_report(result, folder)
-
-
-def _curve_rows(result: Comparison) -> Rows:
-    yield ["sample", "run", "measure", "transition", "cross-chunk", "value"]
-    for sample, by_run in zip(result.samples, result.finished, strict=False):
-        for run, metrics in by_run.items():
-            for name, curve in metrics.curves.items():
-                for place, value in enumerate(curve):
-                    cross = int(metrics.cross[place])
-                    yield [sample.name, run, name, place, cross, float(value)]
-
-
-def _value_rows(result: Comparison) -> Rows:
-    yield ["sample", "prompt", "seed", "run", "measure", "value"]
-    for sample, by_run in zip(result.samples, result.finished, strict=False):
-        for run, metrics in by_run.items():
-            for name, value in metrics.summary().items():
-                yield [sample.name, sample.prompt, sample.seed, run, name, value]
-
-
-def _difference_rows(result: Comparison) -> Rows:
-    base = result.runs[0].name
-    yield ["measure", "run", f"mean {base}", "mean run", "difference", "low", "high", "n", "words"]
-    for row in result.differences():
-        found = row.found
-        numbers = (found.difference, found.low, found.high, found.pairs) if found else ("",) * 4
-        yield [row.measure, row.run, row.before, row.after, *numbers, row.words]
+def _setting(given: str | Setting | STASConfig) -> Setting:
+    if isinstance(given, STASConfig):
+        return Setting("config", given.to_dict())
+    return given if isinstance(given, Setting) else read_setting(given)

@@ -140,6 +140,11 @@ class Difference:
         return self.found is not None and self.words not in (NO_DIFFERENCE, TOO_FEW)
 
     @property
+    def short(self) -> str:
+        """Difference and interval in short, "-" for no number."""
+        return "-" if self.found is None else f"{self.found.difference:+.3g} ({self.interval})"
+
+    @property
     def interval(self) -> str:
         """The interval in short; "-" where one pair or none gives no interval."""
         if self.found is None or self.found.pairs < 2:

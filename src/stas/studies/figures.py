@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from stas.media.pictures import labelled
-from stas.studies.comparison import Comparison
-from stas.studies.run import StudyRun
+from stas.pipelines.sample import STRIP
 from stas.studies.tables import AxisTable
+
+if TYPE_CHECKING:
+    from stas.studies.compare import Comparison
+    from stas.studies.study import StudyRun
 
 # Okabe and Ito's colours, told apart with any colour vision; the lines differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -18,13 +23,14 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 LINES = ("-", "--", "-.", ":")
 
 
-def draw_curves(result: Comparison) -> Figure:
+def draw_curves(run: Comparison) -> Figure:
     """The curves over the transitions, the mean over samples, cross-chunk transitions marked.
 
     With a DINO or CLIP encoder this is the paper's Fig. 4. Drawn are the pixel difference, SSIM
     and the encoders' similarities; the other curves are in `curves.csv`.
     """
-    first = result.finished[0][result.runs[0].name]
+    whole = run.whole_samples()
+    first = run.metrics(whole[0], run.settings[0])
     shown = [
         name
         for name in first.curves
@@ -37,8 +43,9 @@ def draw_curves(result: Comparison) -> Figure:
         for number, place in enumerate(places[first.cross]):
             label = "cross-chunk transition" if number == 0 else None
             axes.axvspan(place - 0.5, place + 0.5, color="0.88", label=label, zorder=0)
-        for number, run in enumerate(result.runs):
-            values = np.mean([sample[run.name].curves[name] for sample in result.finished], axis=0)
+        for number, setting in enumerate(run.settings):
+            curves = [run.metrics(sample, setting).curves[name] for sample in whole]
+            values = np.mean(curves, axis=0)
             axes.plot(
                 places,
                 values,
@@ -46,14 +53,14 @@ def draw_curves(result: Comparison) -> Figure:
                 color=COLOURS[number % len(COLOURS)],
                 marker="o",
                 markersize=3.5,
-                label=run.name,
+                label=setting.name,
             )
         axes.set_ylabel(name)
     panels[-1].set_xlabel("transition from pixel frame p to p + 1")
     panels[-1].xaxis.get_major_locator().set_params(integer=True)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)))
-    count = len(result.finished)
+    count = len(whole)
     panels[0].set_title(f"mean over {count} video{'s' * (count > 1)} a run", fontsize=10)
     return figure
 
@@ -110,10 +117,12 @@ def _short(value: str) -> str:
     return value if len(value) <= 14 else f"{value[:13]}…"
 
 
-def _frames(run: StudyRun, axis: str) -> Image.Image | None:
+def frames_over(run: StudyRun, axis: str) -> Image.Image | None:
     """Frames of the first whole sample under every value of an axis, one below the other."""
-    names = [run.cells[0].name, *(found[0].name for _, found in run.study.cells_of(axis))]
-    numbers = [next(i for i, cell in enumerate(run.cells) if cell.name == n) for n in names]
+    names = [run.settings[0].name, *(found[0].name for _, found in run.study.settings_of(axis))]
+    numbers = [
+        next(i for i, setting in enumerate(run.settings) if setting.name == n) for n in names
+    ]
     sample = next(
         (s for s in run.samples if all((s.name, name) in run.finished for name in names)), None
     )
@@ -121,7 +130,7 @@ def _frames(run: StudyRun, axis: str) -> Image.Image | None:
         return None
     rows = []
     for number, name in zip(numbers, names, strict=True):
-        with Image.open(run.file(number, sample, ".png")) as picture:
+        with Image.open(run.files(number, sample).path(STRIP)) as picture:
             frames = np.asarray(picture.convert("RGB"))[None]
         rows.append(labelled(frames, f"{name}: {sample.prompt}")[0])
     return Image.fromarray(np.concatenate(rows))

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from stas.assets import BUNDLED, prompt_list, shipped
-from stas.studies.plan import Study, _expect
+from stas.checks import expect, is_whole
+from stas.studies.plan import Study
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -57,7 +58,7 @@ def load_study(source: str | os.PathLike[str], **changes: Any) -> Study:
             if name in changes:
                 new = changes[name]
                 old = data.get(name, type(new)())
-                _expect(isinstance(old, type(new)), f"{name} must be a {type(new).__name__}")
+                expect(isinstance(old, type(new)), f"{name} must be a {type(new).__name__}")
                 changes[name] = {**old, **new} if isinstance(new, dict) else [*old, *new]
         return _study(path, data | changes)
     except (TypeError, ValueError) as error:
@@ -71,11 +72,11 @@ def _study(path: Path, data: dict[str, Any]) -> Study:
             f"unknown keys {', '.join(map(repr, unknown))}. Known: {', '.join(sorted(known))}."
         )
     for name in ("arguments", "base", "axes"):
-        _expect(isinstance(data.get(name, {}), dict), f"{name} must be a table")
+        expect(isinstance(data.get(name, {}), dict), f"{name} must be a table")
     prompts, origin = _prompts(path, data.pop("prompts", "list"), data.get("model", BUNDLED))
     if (count := data.pop("count", None)) is not None:
-        fits = isinstance(count, int) and not isinstance(count, bool) and 0 < count <= len(prompts)
-        _expect(fits, f"count must be 1 to {len(prompts)}, the number of prompts, but got {count}")
+        fits = is_whole(count, 1, len(prompts) + 1)
+        expect(fits, f"count must be 1 to {len(prompts)}, the number of prompts, but got {count}")
         prompts = prompts[:count]
     data["axes"] = {
         axis: tuple(_frozen(value) for value in _list(axis, values))
@@ -92,7 +93,7 @@ def _prompts(path: Path, listed: Any, model: Any) -> tuple[list[str], dict[str, 
     """The prompts, and the name and hash of their file if they are not the study's own."""
     if isinstance(listed, list):
         return listed, None
-    _expect(isinstance(listed, str), f"prompts must be a list or a file, but got {listed!r}")
+    expect(isinstance(listed, str), f"prompts must be a list or a file, but got {listed!r}")
     # The list that ships for the model, or a file beside the study's.
     file = prompt_list(model) if listed == "list" else path.parent / listed
     if not file.is_file():
@@ -103,7 +104,7 @@ def _prompts(path: Path, listed: Any, model: Any) -> tuple[list[str], dict[str, 
 
 
 def _list(name: str, values: Any) -> Sequence[Any]:
-    _expect(isinstance(values, list), f"{name} must be a list, but got {values!r}")
+    expect(isinstance(values, list), f"{name} must be a list, but got {values!r}")
     return list(values)
 
 

@@ -1,15 +1,21 @@
-"""A comparison as one HTML file that opens from disk: no other file, no network."""
+"""The pages of comparisons and studies: one HTML file each that opens from disk, with no other file.
+
+Their text is in `templates/`; jinja2 escapes all that is put into it.
+"""
 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
 
 from stas import __version__
 from stas.files import whole_file
-from stas.studies.comparison import Comparison
+from stas.measures.measure import NAMES
 from stas.studies.differences import (
     DRAWS,
     FEWEST_PAIRS,
@@ -18,95 +24,52 @@ from stas.studies.differences import (
     Difference,
     unit_of_pairs,
 )
+from stas.studies.figures import draw_axis, draw_curves, frames_over
+from stas.studies.plan import Setting, in_words
+from stas.studies.tables import (
+    AxisTable,
+    axis_table,
+    comparison_differences,
+    comparison_values,
+    curve_rows,
+    study_differences,
+    study_values,
+    write_table,
+)
+
+if TYPE_CHECKING:
+    from stas.studies.compare import Comparison
+    from stas.studies.study import StudyRun
 
 MOST_SHOWN = 24  # samples: each brings its video into the file
-
-
-TEXT = ' class="text"'
-
-
 TYPES = {".mp4": "video/mp4", ".png": "image/png"}
 
 
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-figure { margin: 1.2rem 0; } figcaption { margin-bottom: .3rem; }
-video, img { max-width: 100%; display: block; margin-bottom: .4rem; }
-img.curves { background: white; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child, td:first-child, .text { text-align: left; }
-thead th { border-bottom-width: 2px; } .line td { white-space: nowrap; }
-.told { background: var(--soft); font-weight: 600; }
-pre { white-space: pre-wrap; margin: 0; font-size: .85rem; }
-button { font: inherit; padding: .3rem .8rem; }
-"""
+@cache
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["inside"] = inside
+    return environment
 
 
-SCRIPT = """
-const videos = [...document.querySelectorAll("video")];
-document.getElementById("play").addEventListener("click", () => {
-  const stopped = videos.every(video => video.paused);
-  videos.forEach(video => { stopped ? video.play() : video.pause(); });
-});
-"""
-
-
-def write_report(result: Comparison, folder: Path) -> Path:
-    """Write `report.html` into the folder of a comparison, from the files that lie there.
+def write_page(path: Path, template: str, **values: Any) -> Path:
+    """Write a page; the file appears whole or not at all.
 
     Args:
-        result: A comparison with at least one finished sample.
-        folder: Where its pictures and side-by-side videos are.
-
-    Returns:
-        The file: videos and pictures are inside it, so it can be sent on alone.
+        path: The file.
+        template: Of those in `templates/`.
+        **values: What it shows.
     """
-    path = folder / "report.html"
+    text = _templates().get_template(template).render(values)
     with whole_file(path) as temporary:
-        title = " | ".join(run.name for run in result.runs)
-        temporary.write_text(html_page(title, _body(result, folder)), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     return path
-
-
-def html_page(title: str, body: Iterable[str]) -> str:
-    """A whole page in the style of the reports, from the lines of its body."""
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>",
-            f"<h1>{escape(title)}</h1>",
-            *body,
-            "</main></body></html>",
-            "",
-        ]
-    )
-
-
-def _body(result: Comparison, folder: Path) -> Iterable[str]:
-    yield from _lead(result)
-    yield "<h2>Videos</h2>"
-    yield '<p><button id="play">Play or pause all</button></p>'
-    yield from _videos(result, folder)
-    yield "<h2>From frame to frame</h2>"
-    yield (
-        "<p>A transition is cross-chunk when its two pixel frames come from different latent "
-        "frames. That is where the paper sees the gain of steering.</p>"
-    )
-    yield (
-        '<img class="curves" alt="Curves over the transitions, for each run" '
-        f'src="{inside(folder / "curves.png")}">'
-    )
-    yield "<h2>Paired differences</h2>"
-    yield from _differences(result)
-    yield "<h2>How it was made</h2>"
-    yield from _settings(result)
-    yield f"<script>{SCRIPT}</script>"
 
 
 def inside(path: Path) -> str:
@@ -114,59 +77,72 @@ def inside(path: Path) -> str:
     return f"data:{TYPES[path.suffix]};base64,{b64encode(path.read_bytes()).decode()}"
 
 
-def _lead(result: Comparison) -> Iterable[str]:
-    finished, wanted = len(result.finished), len(result.samples)
-    yield (
-        f"<p>{finished} pair{'s' * (finished > 1)} of prompt and seed, each made under "
-        f"{len(result.runs)} settings; all are compared with "
-        f"<strong>{escape(result.runs[0].name)}</strong>.</p>"
+def write_report(run: Comparison) -> Path:
+    """Write the curves, the tables and the page of a comparison's whole samples.
+
+    Args:
+        run: A comparison with at least one whole sample.
+
+    Returns:
+        The page: videos and pictures are inside it, so it can be sent on alone.
+    """
+    with whole_file(run.folder / "curves.png") as temporary:
+        draw_curves(run).savefig(temporary)
+    write_table(run.folder / "curves.csv", curve_rows(run))
+    write_table(run.folder / "values.csv", comparison_values(run))
+    rows, whole = run.differences(), run.whole_samples()
+    write_table(run.folder / "differences.csv", comparison_differences(run, rows))
+    base = run.settings[0].name
+    return write_page(
+        run.folder / "report.html",
+        "comparison.html",
+        title=" | ".join(setting.name for setting in run.settings),
+        run=run,
+        whole=whole,
+        base=base,
+        rows=rows,
+        fps=run.finished[whole[0].name, base].manifest.fps,
+        how_to_read=how_to_read(unit_of_pairs(whole), rows),
+        most_shown=MOST_SHOWN,
+        config_text=_config_text,
+        version=__version__,
     )
-    if finished < wanted:
-        yield f"<p><strong>Stopped early:</strong> {finished} of {wanted} samples are here.</p>"
-    for run in result.runs[1:]:
-        if count := result.identical[run.name]:
-            yield (
-                f"<p><strong>{count} of {finished}</strong> videos of {escape(run.name)} equal "
-                f"those of {escape(result.runs[0].name)} in every pixel.</p>"
-            )
 
 
-def _videos(result: Comparison, folder: Path) -> Iterable[str]:
-    finished = result.samples[: len(result.finished)]
-    for sample in finished[:MOST_SHOWN]:
-        video, picture = (inside(folder / f"{sample.name}{kind}") for kind in (".mp4", ".png"))
-        text = f"{sample.prompt}, seed {sample.seed}"
-        yield f"<figure><figcaption>{escape(text)}</figcaption>"
-        yield (
-            f'<video controls loop muted playsinline aria-label="{escape(text)}" src="{video}">'
-            "</video>"
-        )
-        yield f'<img alt="Frames of each run: {escape(text)}" src="{picture}"></figure>'
-    if len(finished) > MOST_SHOWN:
-        yield f"<p>The other {len(finished) - MOST_SHOWN} are files beside this one.</p>"
+def write_study_report(run: StudyRun) -> Path:
+    """Write `values.csv`, `differences.csv`, `tables.md`, a picture per axis and `report.html`.
 
+    Args:
+        run: A study with at least one finished video.
 
-def _differences(result: Comparison) -> Iterable[str]:
-    rows = result.differences()
-    unit = unit_of_pairs(result.samples[: len(result.finished)])
-    yield (
-        f"<p>Mean of the run minus {escape(result.runs[0].name)}, with its 95 % interval. "
-        f"{how_to_read(unit, rows)}</p>"
+    Returns:
+        The page: pictures and tables are inside it.
+
+    Raises:
+        ValueError: Nothing is finished.
+    """
+    if not run.finished:
+        raise ValueError(f"No video of the study in {str(run.folder)!r} is finished.")
+    tables = [axis_table(run, axis) for axis in run.study.axes]
+    write_table(run.folder / "values.csv", study_values(run))
+    write_table(run.folder / "differences.csv", study_differences(tables))
+    with whole_file(run.folder / "tables.md") as temporary:
+        temporary.write_text("\n".join(markdown(run, tables)), encoding="utf-8")
+    for table in tables:
+        with whole_file(run.folder / f"{table.axis}.png") as temporary:
+            draw_axis(table).savefig(temporary)
+        if (picture := frames_over(run, table.axis)) is not None:
+            with whole_file(run.folder / f"{table.axis}-frames.png") as temporary:
+                picture.save(temporary)
+    return write_page(
+        run.folder / "report.html",
+        "study.html",
+        title=run.study.name,
+        run=run,
+        tables=tables,
+        lead=list(_lead(run, tables)),
+        settings_text=lambda setting: _settings(run, setting),
     )
-    base = escape(result.runs[0].name)
-    heads = ("measure", "run", base, "the run", "difference", "95 % interval", "n", "in words")
-    yield '<div class="wide"><table class="line"><thead><tr>'
-    yield "".join(
-        f'<th scope="col"{TEXT * (head in ("run", "in words"))}>{head}</th>' for head in heads
-    )
-    yield "</tr></thead><tbody>"
-    yield from (_row(row) for row in rows)
-    yield "</tbody></table></div>"
-    if result.missing:
-        yield (
-            f"<p><strong>Not measured:</strong> {', '.join(result.missing)}, which need "
-            "<code>pip install 'stas[metrics]'</code>.</p>"
-        )
 
 
 def how_to_read(unit: str, rows: Sequence[Difference]) -> str:
@@ -185,44 +161,76 @@ def how_to_read(unit: str, rows: Sequence[Difference]) -> str:
     )
 
 
-def _row(row: Difference) -> str:
-    found = row.found
-    numbers: Sequence[str] = ("-",) * 5
-    if found:
-        numbers = (
-            f"{row.before:.4g}",
-            f"{row.after:.4g}",
-            f"{found.difference:+.3g}",
-            row.interval,
-            str(found.pairs),
-        )
-    cells = "".join(f"<td>{number}</td>" for number in numbers)
-    return (
-        f"<tr{' class=told' * row.told}><td>{escape(row.measure)}</td>"
-        f'<td class="text">{escape(row.run)}</td>{cells}<td class="text">{row.words}</td></tr>'
+def markdown(run: StudyRun, tables: Sequence[AxisTable]) -> Iterator[str]:
+    """The tables as lines of Markdown, for documents; bold where the interval leaves out zero."""
+    yield from (line + "\n" for line in _lead(run, tables))
+    for table in tables:
+        yield f"### {table.axis}\n"
+        yield f"| measure | off | {' | '.join(table.values)} |"
+        yield "|" + "---|" * (len(table.values) + 2)
+        for measure, before, row in zip(
+            table.measures, table.before, table.differences, strict=True
+        ):
+            cells = (f"**{each.short}**" if each.told else each.short for each in row)
+            yield f"| {measure} | {before:.4g} | {' | '.join(cells)} |"
+        yield f"| n | | {' | '.join(table.counts)} |\n"
+
+
+def _lead(run: StudyRun, tables: Sequence[AxisTable]) -> Iterator[str]:
+    study = run.study
+    prompts, per_prompt = len(set(study.prompts)), study.samples_per_prompt
+    made = next(iter(run.finished.values())).manifest
+    arguments = ", ".join(
+        f"{key} {value}" for key, value in sorted(made.arguments.items()) if key != "prompt"
     )
-
-
-def _settings(result: Comparison) -> Iterable[str]:
-    arguments = ", ".join(f"{key} {value}" for key, value in sorted(result.arguments.items()))
     yield (
-        f"<p>Model {escape(result.model)} on {escape(result.device)}, {result.fps:g} frames per "
-        f"second, stas {__version__}. {escape(arguments)}.</p>"
+        f"{len(run.finished)} of {run.videos} videos: {len(run.settings)} settings x {prompts} "
+        f"prompt{'s' * (prompts > 1)} x {per_prompt} seed{'s' * (per_prompt > 1)}, "
+        f"model {study.model} on {made.device}, stas {__version__}, {arguments}."
     )
-    yield '<div class="wide"><table><thead><tr>'
-    yield '<th scope="col">run</th><th scope="col" class="text">config</th>'
-    yield '<th scope="col" class="text">steered</th></tr></thead><tbody>'
-    for run in result.runs:
-        config = "" if run.config is None else _config_text(run.config.to_dict())
-        yield (
-            f'<tr><td>{escape(run.name)}</td><td class="text"><pre>{escape(config)}</pre></td>'
-            f'<td class="text"><pre>{escape(result.steered[run.name])}</pre></td></tr>'
-        )
-    yield "</tbody></table></div>"
+    rows = [each for table in tables for row in table.differences for each in row]
+    yield f"Each value minus steering off. {how_to_read(unit_of_pairs(run.samples), rows)}"
+    if missing := [name for name in NAMES if name not in run.measured]:
+        yield f"Not measured: {', '.join(missing)}."
+    if base := {name: in_words(value) for name, value in study.base.items()}:
+        yield "Base: " + ", ".join(f"{name} {value}" for name, value in base.items()) + "."
+    classes = {
+        setting.name: setting.dims_class for setting in run.study.settings() if setting.dims_class
+    }
+    found = {
+        classes[c.name]: c.config["dims"] for c in run.settings if c.config and c.name in classes
+    }
+    for name, dims in found.items():
+        yield f"The {name} dimensions: {in_words(dims)}."
 
 
-def _config_text(config: dict[str, object]) -> str:
+def _settings(run: StudyRun, setting: Setting) -> str:
+    """A setting's config, and whether it did anything."""
+    if setting.config is None:
+        return "nothing is steered"
+    text = ", ".join(
+        f"{key} {in_words(value)}" for key, value in setting.config.items() if value is not None
+    )
+    made = [found.manifest for (_, name), found in run.finished.items() if name == setting.name]
+    dims = {in_words(e["dims"]) for m in made for e in (m.dims or {}).values()}
+    plain = {
+        name: found.manifest.frames["sha256"]
+        for (name, each), found in run.finished.items()
+        if each == run.settings[0].name
+    }
+    same: int = sum(
+        plain.get(sample) == found.manifest.frames["sha256"]
+        for (sample, name), found in run.finished.items()
+        if name == setting.name
+    )
+    said = f"{text}. Steered dimensions: {' or '.join(sorted(dims)) or 'none'}."
+    if same:
+        said += f" {same} of {len(made)} videos equal those without steering in every pixel."
+    return said
+
+
+def _config_text(setting: Setting) -> str:
     return "\n".join(
         f"{key}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
-        for key, value in config.items()
+        for key, value in (setting.config or {}).items()
     )

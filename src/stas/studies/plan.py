@@ -10,8 +10,8 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 from stas.assets import BUNDLED
-from stas.checks import check_arguments
-from stas.measures.measure import NAMES
+from stas.checks import DType, check_arguments, expect, is_whole
+from stas.measures.measure import check_names
 from stas.method.config import STASConfig
 from stas.method.presets import INTERVENTIONS, preset
 from stas.pipelines.prompts import Sample
@@ -41,17 +41,17 @@ PRESET_FIELDS = ("op", "regions", "scale")  # what an intervention decides
 AXES = (*FIELDS, INTERVENTION)
 
 
-LONGEST = 60  # characters of a cell's name in the name of its folder
+LONGEST = 60  # characters of a setting's name in the name of its folder
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One setting of a study.
+class Setting:
+    """One way to make the videos: a name, and how to steer.
 
     Args:
-        name: Unique in its study; "off" steers nothing.
+        name: Unique among those of a run; "off" steers nothing.
         config: Fields of STASConfig, where `dims` may be one of DIMS_CLASSES; None for "off".
-        values: By axis, the value that this cell stands for; of several axes when they agree in
+        values: By axis of a study, the value that this setting stands for; of several axes when they agree in
             it, as they do in the base.
     """
 
@@ -65,6 +65,10 @@ class Cell:
         dims = None if self.config is None else self.config.get("dims")
         return dims if isinstance(dims, str) else None
 
+    def steering(self, **changes: Any) -> STASConfig | None:
+        """How to steer, with some fields in place of its own; None for not at all."""
+        return None if self.config is None else STASConfig.from_dict({**self.config, **changes})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -77,7 +81,7 @@ class Study:
         axes: By field of STASConfig, or "intervention" (a preset of `stas.method.presets`), its
             values. `dims` may also be "massive", "weak", "ordinary" or "random": dimensions of
             that class, as many as are massive, found by recording first.
-        base: Fields of STASConfig that are the same in every cell unless an axis sets them.
+        base: Fields of STASConfig that are the same in every setting unless an axis sets them.
         vary: "each" changes one axis at a time from the base; "all" makes every combination.
         model: "bundled", a folder or a hub id.
         revision: Branch, tag or commit of a hub id.
@@ -98,7 +102,7 @@ class Study:
 
     Example:
         >>> study = Study(name="alpha", prompts=("a red circle",), axes={"scale": (1.0, 1.5)})
-        >>> [cell.name for cell in study.cells()]
+        >>> [setting.name for setting in study.settings()]
         ['off', 'base', 'scale=1.5']
     """
 
@@ -110,7 +114,7 @@ class Study:
     vary: Vary = "each"
     model: str = BUNDLED
     revision: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: DType = "auto"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     samples_per_prompt: int = 1
@@ -122,75 +126,74 @@ class Study:
     recorded: int = 8
 
     def __post_init__(self) -> None:
-        _expect(isinstance(self.model, str), f"model must be a text, but got {self.model!r}")
+        expect(isinstance(self.model, str), f"model must be a text, but got {self.model!r}")
         for name in ("revision", "aesthetic", "aesthetic_clip"):
             value = getattr(self, name)
-            _expect(value is None or isinstance(value, str), f"{name} must be a text")
+            expect(value is None or isinstance(value, str), f"{name} must be a text")
         for name in ("prompts", "own_measures", "encoders", "measures"):
             if (values := getattr(self, name)) is not None:
                 texts = isinstance(values, tuple) and all(isinstance(v, str) for v in values)
-                _expect(texts, f"{name} must be a list of texts, but got {values!r}")
-        _expect(bool(self.prompts), "there is no prompt")
-        _expect(all(map(str.strip, self.prompts)), "a prompt is empty")
-        if unknown := [name for name in self.measures or () if name not in NAMES]:
-            raise ValueError(
-                f"There is no measure {', '.join(map(repr, unknown))}. Known: {', '.join(NAMES)}."
-            )
+                expect(texts, f"{name} must be a list of texts, but got {values!r}")
+        expect(bool(self.prompts), "there is no prompt")
+        expect(all(map(str.strip, self.prompts)), "a prompt is empty")
+        check_names(self.measures or ())
         taken = self.own_measures or self.encoders or self.aesthetic
-        _expect(self.measures != () or bool(taken), "there is nothing to measure")
+        expect(self.measures != () or bool(taken), "there is nothing to measure")
         clip = self.aesthetic_clip is None or self.aesthetic is not None
-        _expect(clip, "aesthetic_clip is the CLIP of an aesthetic head: give it by aesthetic")
-        _expect(self.vary in get_args(Vary), f'vary must be "each" or "all", but got {self.vary!r}')
+        expect(clip, "aesthetic_clip is the CLIP of an aesthetic head: give it by aesthetic")
+        expect(self.vary in get_args(Vary), f'vary must be "each" or "all", but got {self.vary!r}')
         for name, least in (("seed", 0), ("samples_per_prompt", 1), ("recorded", 1)):
             value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-            _expect(whole, f"{name} must be a whole number, {least} or more, but got {value!r}")
+            expect(
+                is_whole(value, least),
+                f"{name} must be a whole number, {least} or more, but got {value!r}",
+            )
         last = self.seed + len(self.prompts) * self.samples_per_prompt
-        _expect(last <= 2**63, "the last seed must be below 2**63")
+        expect(last <= 2**63, "the last seed must be below 2**63")
         for name in ("arguments", "base", "axes"):
-            _expect(isinstance(getattr(self, name), Mapping), f"{name} must be a table")
+            expect(isinstance(getattr(self, name), Mapping), f"{name} must be a table")
         check_arguments(self.arguments)
-        _expect("prompt" not in self.arguments, "prompts stand in prompts, not in arguments")
+        expect("prompt" not in self.arguments, "prompts stand in prompts, not in arguments")
         if unknown := sorted(set(self.base) - set(FIELDS)):
             raise ValueError(f"base has no {', '.join(unknown)}. Known: {', '.join(FIELDS)}.")
         if unknown := sorted(set(self.axes) - set(AXES)):
             raise ValueError(
                 f"There is no axis {', '.join(map(repr, unknown))}. Known: {', '.join(AXES)}."
             )
-        _expect(bool(self.axes), f"there is no axis. Known: {', '.join(AXES)}")
+        expect(bool(self.axes), f"there is no axis. Known: {', '.join(AXES)}")
         for axis, values in self.axes.items():
             listed = isinstance(values, tuple) and len(values) > 0
-            _expect(listed, f"the axis {axis} has no values: expected a list, but got {values!r}")
+            expect(listed, f"the axis {axis} has no values: expected a list, but got {values!r}")
         if both := sorted({*PRESET_FIELDS} & set(self.axes) if INTERVENTION in self.axes else ()):
-            _expect(self.vary == "each", f"intervention decides {both[0]}: vary one of them")
-        self.cells()
+            expect(self.vary == "each", f"intervention decides {both[0]}: vary one of them")
+        self.settings()
 
-    def cells(self) -> list[Cell]:
+    def settings(self) -> list[Setting]:
         """All settings, "off" first.
 
         Raises:
             ValueError: Two of them are alike, or one is no steering config.
         """
-        return list(self._cells)
+        return list(self._all)
 
     @cached_property
-    def _cells(self) -> tuple[Cell, ...]:
+    def _all(self) -> tuple[Setting, ...]:
         base = _key(_checked(self.base, BASE))
-        found: dict[str, Cell] = {}  # by config
-        for values in self._settings():
+        found: dict[str, Setting] = {}  # by config
+        for values in self._combinations():
             name = _name(values)
             config = _checked(_with_values(self.base, values), name)
             key = _key(config)
             if (same := found.get(key)) is None:
                 name = BASE if self.vary == "each" and key == base else name
-                found[key] = Cell(name, config, values)
+                found[key] = Setting(name, config, values)
             elif self.vary == "all" or set(values) & set(same.values):
                 raise ValueError(f"Two configs are alike: {same.name} and {name}. Remove one.")
-            else:  # one cell stands for values of two axes, as the base does
+            else:  # one setting stands for values of two axes, as the base does
                 found[key] = replace(same, values={**same.values, **values})
-        return (Cell(OFF, None), *found.values())
+        return (Setting(OFF, None), *found.values())
 
-    def _settings(self) -> Iterator[dict[str, Any]]:
+    def _combinations(self) -> Iterator[dict[str, Any]]:
         if self.vary == "each":
             for axis, values in self.axes.items():
                 yield from ({axis: value} for value in values)
@@ -198,11 +201,14 @@ class Study:
             for chosen in itertools.product(*self.axes.values()):
                 yield dict(zip(self.axes, chosen, strict=True))
 
-    def cells_of(self, axis: str) -> list[tuple[str, list[Cell]]]:
-        """For each value of an axis, in words, the cells that stand for it."""
-        cells = self.cells()
+    def settings_of(self, axis: str) -> list[tuple[str, list[Setting]]]:
+        """For each value of an axis, in words, the settings that stand for it."""
+        settings = self.settings()
         return [
-            (in_words(value), [cell for cell in cells if cell.values.get(axis) == value])
+            (
+                in_words(value),
+                [setting for setting in settings if setting.values.get(axis) == value],
+            )
             for value in self.axes[axis]
         ]
 
@@ -225,9 +231,9 @@ class Study:
         return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
 
 
-def folder_name(number: int, cell: Cell) -> str:
-    """The name of a cell's folder, in the order of `Study.cells`."""
-    return f"{number:02d}-{cell.name[:LONGEST]}"
+def folder_name(number: int, setting: Setting) -> str:
+    """The name of a setting's folder, in the order of `Study.settings`."""
+    return f"{number:02d}-{setting.name[:LONGEST]}"
 
 
 def in_words(value: Any) -> str:
@@ -288,29 +294,26 @@ def _checked(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return full.to_dict() | ({"dims": dims} if isinstance(dims, str) else {})
 
 
-def _expect(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(f"{message}.")
-
-
-def with_dims(cells: Iterable[Cell], of_class: Mapping[str, tuple[int, ...]]) -> list[Cell]:
-    """The cells with the classes of dimensions replaced by dimensions.
+def with_dims(
+    settings: Iterable[Setting], of_class: Mapping[str, tuple[int, ...]]
+) -> list[Setting]:
+    """The settings with the classes of dimensions replaced by dimensions.
 
     Raises:
         ValueError: Two configs have become alike.
 
     Example:
-        >>> cell = Cell("dims=weak", {"dims": "weak"})
-        >>> with_dims([cell], {"weak": (175,)})[0].config
+        >>> setting = Setting("dims=weak", {"dims": "weak"})
+        >>> with_dims([setting], {"weak": (175,)})[0].config
         {'dims': [175]}
     """
-    found: dict[str, Cell] = {}
-    for cell in cells:
-        if cell.dims_class is not None:
-            dims = list(of_class[cell.dims_class])
-            cell = replace(cell, config={**(cell.config or {}), "dims": dims})
-        key = "" if cell.config is None else _key(cell.config)
+    found: dict[str, Setting] = {}
+    for setting in settings:
+        if setting.dims_class is not None:
+            dims = list(of_class[setting.dims_class])
+            setting = replace(setting, config={**(setting.config or {}), "dims": dims})
+        key = "" if setting.config is None else _key(setting.config)
         if key in found:
-            raise ValueError(f"Two configs are alike: {found[key].name} and {cell.name}.")
-        found[key] = cell
+            raise ValueError(f"Two configs are alike: {found[key].name} and {setting.name}.")
+        found[key] = setting
     return list(found.values())

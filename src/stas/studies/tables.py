@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from stas.files import whole_file
 from stas.studies.differences import Difference, all_names, difference
-from stas.studies.plan import Cell, in_words
-from stas.studies.run import StudyRun
+from stas.studies.plan import Setting, in_words
+
+if TYPE_CHECKING:
+    from stas.studies.compare import Comparison
+    from stas.studies.study import StudyRun
 
 Rows = Iterable[Sequence[object]]
 
@@ -44,22 +48,32 @@ class AxisTable:
     differences: Sequence[Sequence[Difference]]
     before: Sequence[float]
 
+    @property
+    def counts(self) -> list[str]:
+        """The pairs of each value, as a range where measures differ in it."""
+        texts = []
+        for column in zip(*self.differences, strict=True):
+            counts = [each.found.pairs if each.found else 0 for each in column]
+            low, high = min(counts), max(counts)
+            texts.append(str(low) if low == high else f"{low} to {high}")
+        return texts
+
 
 def axis_table(run: StudyRun, axis: str) -> AxisTable:
     """Paired differences of each value of an axis against steering off.
 
     Pairs are those of `stas.studies.differences.difference`: a prompt counts once. In a study of every
-    combination a sample's cells that share the value are averaged.
+    combination a sample's settings that share the value are averaged.
     """
-    rows = run.study.cells_of(axis)
-    off = run.cells[0].name
-    numbers = {key: found.metrics.summary() for key, found in run.finished.items()}
+    rows = run.study.settings_of(axis)
+    off = run.settings[0].name
+    numbers = run.numbers()
     measures = all_names(numbers.values())
 
-    def pairs(measure: str, cells: Sequence[Cell]) -> dict[str, tuple[float, float]]:
+    def pairs(measure: str, settings: Sequence[Setting]) -> dict[str, tuple[float, float]]:
         found = {}
         for sample in run.samples:
-            keys = [(sample.name, name) for name in (off, *(cell.name for cell in cells))]
+            keys = [(sample.name, name) for name in (off, *(setting.name for setting in settings))]
             if all(key in numbers for key in keys):
                 before, *after = (numbers[key].get(measure, nan) for key in keys)
                 found[sample.name] = (before, fmean(after))
@@ -71,8 +85,8 @@ def axis_table(run: StudyRun, axis: str) -> AxisTable:
         measures=measures,
         differences=[
             [
-                difference(measure, value, run.samples, pairs(measure, cells))
-                for value, cells in rows
+                difference(measure, value, run.samples, pairs(measure, settings))
+                for value, settings in rows
             ]
             for measure in measures
         ],
@@ -88,20 +102,30 @@ def _mean(values: Iterable[float]) -> float:
     return fmean(known) if known else nan
 
 
-def _value_rows(run: StudyRun) -> Iterator[Sequence[object]]:
-    axes = list(run.study.axes)
+def study_values(run: StudyRun) -> Rows:
+    """Every number of every finished video of a study."""
+    axes, numbers = list(run.study.axes), run.numbers()
     yield ["cell", *axes, "sample", "prompt", "seed", "measure", "value"]
     for sample in run.samples:
-        for cell in run.cells:
-            if (found := run.finished.get((sample.name, cell.name))) is None:
+        for setting in run.settings:
+            if (found := numbers.get((sample.name, setting.name))) is None:
                 continue
-            config = {**(cell.config or {}), **cell.values}
+            config = {**(setting.config or {}), **setting.values}
             values = [in_words(config[axis]) if axis in config else "" for axis in axes]
-            for measure, value in found.metrics.summary().items():
-                yield [cell.name, *values, sample.name, sample.prompt, sample.seed, measure, value]
+            for measure, value in found.items():
+                yield [
+                    setting.name,
+                    *values,
+                    sample.name,
+                    sample.prompt,
+                    sample.seed,
+                    measure,
+                    value,
+                ]
 
 
-def _difference_rows(tables: Sequence[AxisTable]) -> Iterator[Sequence[object]]:
+def study_differences(tables: Sequence[AxisTable]) -> Rows:
+    """The tables of a study, a row for each value and measure."""
     yield [
         "axis",
         "value",
@@ -125,17 +149,32 @@ def _difference_rows(tables: Sequence[AxisTable]) -> Iterator[Sequence[object]]:
                 yield [*head, *numbers, each.words]
 
 
-def _counts(table: AxisTable) -> list[str]:
-    """The pairs of each value, as a range where measures differ in it."""
-    texts = []
-    for column in zip(*table.differences, strict=True):
-        counts = [each.found.pairs if each.found else 0 for each in column]
-        low, high = min(counts), max(counts)
-        texts.append(str(low) if low == high else f"{low} to {high}")
-    return texts
+def curve_rows(run: Comparison) -> Rows:
+    """Every curve of a comparison's whole samples."""
+    yield ["sample", "run", "measure", "transition", "cross-chunk", "value"]
+    for sample in run.whole_samples():
+        for setting in run.settings:
+            metrics = run.metrics(sample, setting)
+            for name, curve in metrics.curves.items():
+                for place, value in enumerate(curve):
+                    cross = int(metrics.cross[place])
+                    yield [sample.name, setting.name, name, place, cross, float(value)]
 
 
-def _cell(each: Difference) -> str:
-    if each.found is None:
-        return "-"
-    return f"{each.found.difference:+.3g} ({each.interval})"
+def comparison_values(run: Comparison) -> Rows:
+    """Every number of a comparison's whole samples."""
+    yield ["sample", "prompt", "seed", "run", "measure", "value"]
+    for sample in run.whole_samples():
+        for setting in run.settings:
+            for name, value in run.metrics(sample, setting).summary().items():
+                yield [sample.name, sample.prompt, sample.seed, setting.name, name, value]
+
+
+def comparison_differences(run: Comparison, rows: Sequence[Difference]) -> Rows:
+    """The table of a comparison."""
+    base = run.settings[0].name
+    yield ["measure", "run", f"mean {base}", "mean run", "difference", "low", "high", "n", "words"]
+    for row in rows:
+        found = row.found
+        numbers = (found.difference, found.low, found.high, found.pairs) if found else ("",) * 4
+        yield [row.measure, row.run, row.before, row.after, *numbers, row.words]
