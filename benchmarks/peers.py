@@ -51,10 +51,9 @@ from rich.progress import track
 import stas
 from benchmarks.timing import Times, report
 from stas.assets import BUNDLED_MODEL
-from stas.measures.measure import measure
+from stas.measures.measure import Measures
 from stas.media.video import Frames, to_frames
-from stas.pipelines.arguments import call_arguments
-from stas.pipelines.model import frame_map, generate
+from stas.pipelines.model import LoadedPipeline
 from stas.studies.differences import paired_difference
 from training.classifier import LABELS
 from training.evaluate import chosen_scenes, contact_sheet
@@ -162,12 +161,12 @@ class Maker:
     Args:
         parts: The model.
         wanted: Arguments of the pipeline's call in place of the model's own, as for
-            `call_arguments`.
+            `LoadedPipeline.arguments`.
     """
 
     def __init__(self, parts: WanPipeline, **wanted: Any) -> None:
         self.parts = parts
-        self.arguments = call_arguments(parts, {"prompt": ""} | wanted)
+        self.arguments = LoadedPipeline(parts).arguments({"prompt": ""} | wanted)
         self.scale = self.arguments.pop("guidance_scale")
         self.steps = self.arguments["num_inference_steps"]
         self.block = len(parts.transformer.blocks) // 2
@@ -215,7 +214,7 @@ class Maker:
     def check_route(self, prompt: str, seed: int) -> None:
         """Plain guidance in the modular pipeline is what WanPipeline does, bit for bit."""
         arguments = self.arguments | {"prompt": prompt, "guidance_scale": self.scale}
-        expected = generate(self.parts, arguments, seed)
+        expected = LoadedPipeline(self.parts).generate(arguments, seed)
         plain = self.make(self.methods[BASELINE], prompt, seed)
         if not np.array_equal(plain.frames, expected):
             raise RuntimeError("The modular pipeline's video differs from WanPipeline's.")
@@ -224,7 +223,7 @@ class Maker:
         """Everything that is measured on one video."""
         shown = truth(frames, prompt)
         shown["object found"] = float(not math.isnan(shown["colour error"]))
-        summary = measure(frames, frame_map(self.parts)).summary()
+        summary = Measures().of(frames, LoadedPipeline(self.parts).frame_map).summary()
         return {name: (shown | summary)[name] for name in (*HIGHER, *LOWER, *FRAMES)}
 
 

@@ -5,12 +5,9 @@ python -m docs.make_strip
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import numpy as np
-import torch
-from diffusers import WanPipeline
 from PIL import Image, ImageDraw, ImageFont
 
 import stas
@@ -18,8 +15,6 @@ from stas.activations.profiles import FOLDER_PROFILE, Profile
 from stas.assets import BUNDLED_MODEL
 from stas.media.pictures import strip
 from stas.method.config import REGIONS
-from stas.pipelines.arguments import call_arguments
-from stas.pipelines.model import generate
 
 (DIM,) = Profile.load(BUNDLED_MODEL / FOLDER_PROFILE).dims
 PROMPT, SEED = "a red circle moving right on a blue background", 0
@@ -38,12 +33,12 @@ SPACE = 24
 
 
 def main() -> None:
-    pipeline = WanPipeline.from_pretrained(BUNDLED_MODEL, dtype=torch.float32)
-    arguments = call_arguments(pipeline, {"prompt": PROMPT})
+    loaded = stas.load_pipeline(device="cpu")
+    arguments = loaded.arguments({"prompt": PROMPT})
     pictures = []
     for label, config in ROWS.items():
-        with contextlib.nullcontext() if config is None else stas.steer(pipeline, config):
-            row = np.asarray(strip(generate(pipeline, arguments, SEED), count=9))
+        with loaded.steered(config):
+            row = np.asarray(strip(loaded.generate(arguments, SEED), count=9))
         heading = Image.new("RGB", (row.shape[1], SPACE), "white")
         font = ImageFont.load_default(15)
         ImageDraw.Draw(heading).text((4, 3), label, fill="black", font=font)

@@ -27,8 +27,7 @@ import stas
 from stas.activations.profiles import FOLDER_PROFILE
 from stas.assets import BUNDLED_MODEL
 from stas.method.tokens import TokenGrid
-from stas.pipelines.arguments import call_arguments
-from stas.pipelines.model import frame_map, generate
+from stas.pipelines.model import LoadedPipeline
 from stas.studies.differences import TOO_FEW, paired_difference
 from training.clips import Scene
 from training.evaluate import chosen_scenes
@@ -173,6 +172,7 @@ def measure(
         steps: Denoising steps.
     """
     pipeline = WanPipeline.from_pretrained(folder, dtype=torch.float32).to(device)
+    loaded = LoadedPipeline(pipeline)
     profile = json.loads((folder / FOLDER_PROFILE).read_text(encoding="utf-8"))
     dim, block = profile["dims"][0], len(pipeline.transformer.blocks) // 2
     rows: list[dict[str, float]] = []
@@ -182,12 +182,12 @@ def measure(
         with stas.record(
             pipeline, blocks=[block], map_blocks=[block], map_dims=(dim,)
         ) as recording:
-            frames = generate(pipeline, call_arguments(pipeline, wanted), seed)
+            frames = loaded.generate(loaded.arguments(wanted), seed)
         running = recording.stats.token_map
         assert running is not None
         values = running.mean[0, 0].numpy()
         grid = TokenGrid(*values.shape)
-        cover = token_cover(cover_of(frames, scene), grid, frame_map(pipeline))
+        cover = token_cover(cover_of(frames, scene), grid, loaded.frame_map)
         rows.append(by_place(values, cover, grid))
         maps["object"].add(values, cover > OBJECT)
         maps["background"].add(values, cover < BACKGROUND)

@@ -39,12 +39,17 @@ from stas.measures.frames import (
     ssim,
     temporal_flickering,
 )
-from stas.measures.measure import NAMES, WITHOUT_EXTRA, available_names, measure
+from stas.measures.measure import NAMES, WITHOUT_EXTRA, Measures, available_names
 from stas.measures.result import cross_chunk
 from stas.method.frames import FrameMap
 from tests.tiny import T5_SIZES
 
 WAN = FrameMap(4)
+
+
+def measure(video, frame_map, names=NAMES, encoders=(), own=(), prompt="", aesthetic=None):
+    measures = Measures(names=names, encoders=encoders, own=own, aesthetic=aesthetic)
+    return measures.of(video, frame_map, prompt)
 
 
 def texture(side, *, seed=0):
@@ -194,7 +199,10 @@ def test_an_unknown_name_is_refused():
 def test_without_the_extra_the_error_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ImportError, match=r"cv2: pip install 'stas\[metrics\]'"):
+        sharpness(shifted(2))
+    with pytest.raises(ValueError, match=r"sharpness.*pip install 'stas\[metrics\]'"):
         measure(shifted(2), WAN)
+    assert set(Measures().of(shifted(2), WAN).summary())
     assert available_names() == WITHOUT_EXTRA
     assert set(measure(shifted(2), WAN, WITHOUT_EXTRA).summary())
 

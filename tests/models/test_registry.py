@@ -15,7 +15,7 @@ from stas.method.frames import FrameMap
 from stas.method.operators import steer_
 from stas.method.tokens import TokenGrid
 from stas.models.table import MODELS
-from stas.pipelines.model import frame_map
+from stas.pipelines.model import LoadedPipeline
 
 ROW = ModelSpec(
     transformer="Small",
@@ -113,14 +113,14 @@ def test_a_pipeline_of_ones_own_is_followed_by_its_scheduler(registered):
         pipeline(latents(), 10)
         assert handle.steered_forwards == {"transformer": 6}
     assert torch.equal(pipeline(latents(), 5), plain)
-    assert frame_map(pipeline) == FrameMap(4)
+    assert LoadedPipeline(pipeline).frame_map == FrameMap(4)
 
 
 def test_a_pipeline_that_says_nothing_of_its_frames_has_no_map(registered):
     pipeline = SmallPipeline()
     pipeline.vae_scale_factor_temporal = None
     with pytest.raises(ValueError, match="does not say how many pixel frames"):
-        frame_map(pipeline)
+        _ = LoadedPipeline(pipeline).frame_map
 
 
 @pytest.mark.parametrize("change", ["layers", "width", "patch_size"])

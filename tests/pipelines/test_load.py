@@ -12,9 +12,8 @@ from safetensors.torch import save_file
 
 import stas
 from stas.assets import BUNDLED_MODEL
-from stas.pipelines.arguments import call_arguments
 from stas.pipelines.load import load_pipeline
-from stas.pipelines.model import frames_per_second, generate
+from stas.pipelines.model import LoadedPipeline
 from stas.pipelines.options import PipelineOptions
 from tests.tiny import tiny_cogvideox, tiny_wan
 
@@ -24,7 +23,7 @@ PROMPT = "a red circle moving right on a blue background"
 @pytest.fixture(scope="module")
 def bundled():
     pipeline = load_pipeline(PipelineOptions(device="cpu"))
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline.pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
@@ -37,7 +36,7 @@ def tiny_folder(tmp_path_factory):
 
 def small(pipeline, **wanted):
     sizes = {"height": 64, "width": 64, "num_frames": 5, "num_inference_steps": 2}
-    return call_arguments(pipeline, sizes | {"prompt": PROMPT} | wanted)
+    return pipeline.arguments(sizes | {"prompt": PROMPT} | wanted)
 
 
 def test_diffusers_loads_the_bundled_model_by_itself(bundled):
@@ -80,42 +79,41 @@ def test_the_profile_is_what_detection_finds(bundled):
 def test_generation_is_deterministic_and_reports_every_step(bundled):
     arguments = small(bundled)
     reports = []
-    first = generate(bundled, arguments, 3, report=lambda *where: reports.append(where))
+    first = bundled.generate(arguments, 3, report=lambda *where: reports.append(where))
     assert first.shape == (5, 64, 64, 3)
     assert first.dtype == np.uint8
     assert reports == [(0, 2), (1, 2), (2, 2)]
-    assert np.array_equal(generate(bundled, arguments, 3), first)
-    assert not np.array_equal(generate(bundled, arguments, 4), first)
+    assert np.array_equal(bundled.generate(arguments, 3), first)
+    assert not np.array_equal(bundled.generate(arguments, 4), first)
     assert "progress_bar" not in vars(bundled)
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.5"])
 def test_cogvideox_makes_as_many_frames_as_asked_and_refuses_what_it_would_round(version):
-    pipeline = tiny_cogvideox(version=version)
+    pipeline = LoadedPipeline(tiny_cogvideox(version=version))
     wanted = {"prompt": "a red circle", "height": 32, "width": 32, "num_frames": 9}
     wanted |= {"num_inference_steps": 3, "max_sequence_length": 16}
     reports = []
-    frames = generate(
-        pipeline,
-        call_arguments(pipeline, wanted),
+    frames = pipeline.generate(
+        pipeline.arguments(wanted),
         0,
         report=lambda *where: reports.append(where),
     )
     assert reports[-1] == (3, 3)
     assert frames.shape == (9, 32, 32, 3)
     with pytest.raises(ValueError, match=r"1 \+ 8 \* n. The nearest are 9 and 17"):
-        call_arguments(pipeline, wanted | {"num_frames": 13})
+        pipeline.arguments(wanted | {"num_frames": 13})
 
 
 def test_defaults_come_from_the_model_folder(bundled, tiny_folder):
     defaults = json.loads((BUNDLED_MODEL / "defaults.json").read_text())
-    arguments = call_arguments(bundled, {"prompt": PROMPT, "num_inference_steps": None})
+    arguments = bundled.arguments({"prompt": PROMPT, "num_inference_steps": None})
     assert arguments["num_inference_steps"] == defaults["num_inference_steps"]
     assert "fps" not in arguments
-    assert frames_per_second(bundled) == defaults["fps"]
+    assert bundled.fps == defaults["fps"]
     other = load_pipeline(PipelineOptions(model=str(tiny_folder), device="cpu"))
-    assert call_arguments(other, {"prompt": PROMPT}) == {"prompt": PROMPT}
-    assert frames_per_second(other) == 16
+    assert other.arguments({"prompt": PROMPT}) == {"prompt": PROMPT}
+    assert other.fps == 16
 
 
 @pytest.mark.parametrize(
@@ -138,7 +136,7 @@ def test_what_the_pipeline_cannot_make_is_refused(bundled, wanted, message):
 def test_a_pipeline_that_needs_an_image_says_so(bundled):
     from diffusers import WanImageToVideoPipeline
 
-    pipeline = WanImageToVideoPipeline(
+    image_to_video = WanImageToVideoPipeline(
         tokenizer=bundled.tokenizer,
         text_encoder=bundled.text_encoder,
         transformer=bundled.transformer,
@@ -148,21 +146,21 @@ def test_a_pipeline_that_needs_an_image_says_so(bundled):
         image_encoder=None,
     )
     with pytest.raises(ValueError, match=r"also needs image.*stas\.steer\(pipe\)"):
-        call_arguments(pipeline, {"prompt": PROMPT})
+        LoadedPipeline(image_to_video).arguments({"prompt": PROMPT})
 
 
 def test_components_that_diffusers_wants_in_float32_stay_there(tiny_folder):
     options = PipelineOptions(model=str(tiny_folder), device="cpu", dtype="bfloat16")
     pipeline = load_pipeline(options)
-    assert pipeline.transformer.dtype == torch.bfloat16
-    assert pipeline.vae.dtype == torch.float32
+    assert pipeline.pipeline.transformer.dtype == torch.bfloat16
+    assert pipeline.pipeline.vae.dtype == torch.float32
 
 
 def test_a_model_in_bfloat16_makes_a_video(tiny_folder):
     options = PipelineOptions(model=str(tiny_folder), device="cpu", dtype="bfloat16")
     pipeline = load_pipeline(options)
     with stas.steer(pipeline, dims=(3,)):
-        assert generate(pipeline, small(pipeline, max_sequence_length=16), 0).any()
+        assert pipeline.generate(small(pipeline, max_sequence_length=16), 0).any()
 
 
 def test_lora_weights_change_the_video_by_their_weight(tmp_path, tiny_folder):
@@ -170,7 +168,7 @@ def test_lora_weights_change_the_video_by_their_weight(tmp_path, tiny_folder):
 
     plain = load_pipeline(PipelineOptions(model=str(tiny_folder), device="cpu"))
     arguments = small(plain, max_sequence_length=16)
-    before = generate(plain, arguments, 0).astype(int)
+    before = plain.generate(arguments, 0).astype(int)
     teacher = tiny_wan()
     torch.manual_seed(0)
     teacher.transformer.add_adapter(
@@ -184,7 +182,7 @@ def test_lora_weights_change_the_video_by_their_weight(tmp_path, tiny_folder):
         options = PipelineOptions(model=str(tiny_folder), device="cpu", loras={path: weight})
         pipeline = load_pipeline(options)
         with stas.steer(pipeline, dims=(3,), op="scale", scale=1.0):
-            return np.abs(generate(pipeline, arguments, 0) - before).mean()
+            return np.abs(pipeline.generate(arguments, 0) - before).mean()
 
     assert difference(0.0) == 0
     assert 0 < difference(0.5) < difference(4.0)

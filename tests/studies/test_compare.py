@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from stas.measures.features import load_aesthetic, load_encoder
-from stas.measures.measure import measure
+from stas.measures.measure import Measures
 from stas.media.pictures import GAP, side_by_side, strips
 from stas.media.video import read_video
 from stas.method.config import STASConfig
@@ -23,7 +23,7 @@ from stas.pipelines.manifest import Manifest, frames_record
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.prompts import Sample
 from stas.studies.compare import compare
-from stas.studies.comparison import Run
+from stas.studies.plan import Setting
 from tests.command import DIMS, files, interrupt
 from tests.measures.test_measure import save_encoder, save_head
 
@@ -31,7 +31,11 @@ OPTIONS = PipelineOptions(device="cpu").resolved()
 SMALL = {"num_frames": 5, "num_inference_steps": 2, "height": 64, "width": 64}
 FEW = ["--steps", "2", "--frames", "5", "--size", "64x64"]
 SAMPLES = [Sample("circle-0", "a red circle <b>", 0), Sample("circle-1", "a red circle <b>", 1)]
-RUNS = [Run("off", None), Run("on", STASConfig()), Run("zero-1.5", preset("zero"))]
+RUNS = [
+    Setting("off", None),
+    Setting("on", STASConfig().to_dict()),
+    Setting("zero-1.5", preset("zero").to_dict()),
+]
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +51,11 @@ def made(pipeline, tmp_path_factory):
     encoder = load_encoder(str(save_encoder("dino", folder / "tiny")))
     result = compare(
         pipeline,
-        RUNS,
         SAMPLES,
         folder / "out",
-        options=OPTIONS,
+        settings=RUNS,
         arguments=SMALL,
-        encoders=[encoder],
+        measures=Measures(encoders=(encoder,)),
         report=lambda *numbers: told.append(numbers),
     )
     return result, folder / "out", told
@@ -69,12 +72,13 @@ def test_the_files_are_there_and_the_pixels_exact(made):
         f"videos/{sample.name}-{each.name}{kind}"
         for sample in SAMPLES
         for each in RUNS
-        for kind in (".json", ".mkv", ".mp4")
+        for kind in (".json", ".metrics.json", ".mkv", ".mp4")
     ]
     shown = [f"{sample.name}{kind}" for sample in SAMPLES for kind in (".mp4", ".png")]
+    own = [".lock", "comparison.json"]
     tables = ["curves.csv", "curves.png", "differences.csv", "report.html", "values.csv"]
-    assert files(folder) == sorted(videos + shown + tables)
-    for stem in {name.rpartition(".")[0] for name in videos}:
+    assert files(folder) == sorted(videos + shown + own + tables)
+    for stem in {name.removesuffix(".mkv") for name in videos if name.endswith(".mkv")}:
         record = Manifest.load(folder / f"{stem}.json")
         exact = read_video(folder / f"{stem}.mkv")
         assert frames_record(exact) == dict(record.frames)
@@ -82,12 +86,9 @@ def test_the_files_are_there_and_the_pixels_exact(made):
 
 
 def test_off_is_what_the_pipeline_makes_without_stas(made, pipeline):
-    from stas.pipelines.arguments import call_arguments
-    from stas.pipelines.model import generate
-
     _, folder, _ = made
-    arguments = call_arguments(pipeline, SMALL | {"prompt": SAMPLES[1].prompt})
-    plain = generate(pipeline, arguments, seed=1)
+    arguments = pipeline.arguments(SMALL | {"prompt": SAMPLES[1].prompt})
+    plain = pipeline.generate(arguments, seed=1)
     assert np.array_equal(read_video(folder / "videos/circle-1-off.mkv"), plain)
     assert not np.array_equal(read_video(folder / "videos/circle-1-on.mkv"), plain)
 
@@ -98,7 +99,7 @@ def test_the_tables_are_those_of_the_exact_frames(made):
     for sample in SAMPLES:
         for each in RUNS:
             frames = read_video(folder / f"videos/{sample.name}-{each.name}.mkv")
-            expected = measure(frames, FrameMap(4))
+            expected = Measures().of(frames, FrameMap(4))
             mine = [r for r in curves if (r["sample"], r["run"]) == (sample.name, each.name)]
             for name, curve in expected.curves.items():
                 found = [float(row["value"]) for row in mine if row["measure"] == name]
@@ -150,7 +151,7 @@ def test_the_report_holds_everything_and_escapes_the_prompt(made):
 
 def test_without_the_extra_the_gap_is_said(pipeline, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    result = compare(pipeline, RUNS[:2], SAMPLES[:1], tmp_path, options=OPTIONS, arguments=SMALL)
+    result = compare(pipeline, SAMPLES[:1], tmp_path, settings=RUNS[:2], arguments=SMALL)
     assert result.missing == ["ssim", "psnr", "warping error", "motion", "sharpness"]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Not measured:</strong> ssim, psnr" in page
@@ -158,10 +159,10 @@ def test_without_the_extra_the_gap_is_said(pipeline, tmp_path, monkeypatch):
 
 
 def test_equal_videos_are_said_to_be_equal(pipeline, tmp_path):
-    runs = [Run("off", None), Run("never", STASConfig(start=0.9, stop=0.95))]
+    runs = [RUNS[0], Setting("never", STASConfig(start=0.9, stop=0.95).to_dict())]
     with pytest.warns(UserWarning, match="No step is steered"):
-        result = compare(pipeline, runs, SAMPLES[:1], tmp_path, options=OPTIONS, arguments=SMALL)
-    assert result.identical == {"off": 1, "never": 1}
+        result = compare(pipeline, SAMPLES[:1], tmp_path, settings=runs, arguments=SMALL)
+    assert [result.identical(each) for each in runs] == [1, 1]
     assert "<strong>1 of 1</strong> videos of never equal" in (tmp_path / "report.html").read_text()
 
 
@@ -171,16 +172,36 @@ def test_ctrl_c_keeps_finished_samples_and_reports_them(pipeline, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare(
-            pipeline, RUNS[:2], SAMPLES, tmp_path, options=OPTIONS, arguments=SMALL, report=stop
-        )
+        compare(pipeline, SAMPLES, tmp_path, settings=RUNS[:2], arguments=SMALL, report=stop)
     there = files(tmp_path)
     assert "videos/circle-1-off.mp4" in there and "videos/circle-1-on.mp4" not in there
     assert "circle-0.mp4" in there and "circle-1.mp4" not in there
-    assert not [name for name in there if "/." in name or name.startswith(".")]
+    assert [name for name in there if "/." in name or name.startswith(".")] == [".lock"]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Stopped early:</strong> 1 of 2" in page
     assert {row["sample"] for row in table(tmp_path / "values.csv")} == {"circle-0"}
+    # And it goes on: the three finished videos are not made again.
+    before = {name: (tmp_path / name).read_bytes() for name in there if "videos/" in name}
+    made = []
+    with pytest.raises(FileExistsError, match="--resume"):
+        compare(pipeline, SAMPLES, tmp_path, settings=RUNS[:2], arguments=SMALL)
+    with pytest.raises(ValueError, match="holds another comparison.*fps"):
+        compare(pipeline, SAMPLES, tmp_path, settings=RUNS[:2], arguments=SMALL, fps=3, resume=True)
+    result = compare(
+        pipeline,
+        SAMPLES,
+        tmp_path,
+        settings=RUNS[:2],
+        arguments=SMALL,
+        resume=True,
+        report=lambda *numbers: made.append(numbers),
+    )
+    assert {number for number, _, _ in made} == {0} and result.left == 0
+    assert all((tmp_path / name).read_bytes() == data for name, data in before.items())
+    whole = tmp_path / "whole"
+    compare(pipeline, SAMPLES, whole, settings=RUNS[:2], arguments=SMALL)
+    for name in ("values.csv", "curves.csv", "differences.csv", "circle-1.mp4", "circle-1.png"):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
 
 
 WRONG = [
@@ -190,7 +211,7 @@ WRONG = [
     (RUNS, [SAMPLES[0], SAMPLES[0]], {}, "Two samples have the name"),
     (RUNS, SAMPLES, {"num_frames": 1}, "ask for more frames"),
     (RUNS, SAMPLES, {"num_frames": 6}, "nearest are 5 and 9"),
-    ([RUNS[0], Run("bad", STASConfig(blocks=(99,)))], SAMPLES, {}, "8 blocks"),
+    ([RUNS[0], Setting("bad", STASConfig(blocks=(99,)).to_dict())], SAMPLES, {}, "8 blocks"),
 ]
 
 
@@ -201,10 +222,9 @@ def test_what_can_not_be_compared_is_refused_before_any_work(
     with pytest.raises(ValueError, match=message):
         compare(
             pipeline,
-            runs,
             samples,
             tmp_path / "out",
-            options=OPTIONS,
+            settings=runs,
             arguments=SMALL | arguments,
         )
     assert files(tmp_path) == [] and not (tmp_path / "out").exists()
@@ -229,7 +249,7 @@ def test_the_command_scores_frames(run, tmp_path):
 def test_the_command(run, tmp_path):
     STASConfig(scale=2.0).save(tmp_path / "twice.json")
     arguments = ["compare", "a red circle", "--run", "off", "--run", "twice.json", *FEW]
-    code, out, err = run(*arguments, "--measure", "tests.test_study:brightness", "-o", "c")
+    code, out, err = run(*arguments, "--measure", "tests.studies.test_run:brightness", "-o", "c")
     assert code == 0, err
     frames = read_video(tmp_path / "c/videos/a-red-circle-seed0-twice.mkv")
     bright = {
@@ -251,6 +271,7 @@ def test_the_command(run, tmp_path):
     assert code == 0 and "Identical" in out, err
 
 
+USAGE = ("Give a prompt or --prompts", "not both", "by --aesthetic")
 BAD = [
     (["compare"], "Give a prompt or --prompts"),
     (["compare", "x", "--prompts", "none.txt"], "not both"),
@@ -274,7 +295,7 @@ def test_bad_input_gets_a_clear_error(run, tmp_path, arguments, message):
     (tmp_path / "broken.json").write_text("{")
     before = files(tmp_path)
     code, _, err = run(*arguments)
-    assert code == 1
+    assert code == (2 if message in USAGE else 1)
     assert re.search(rf"Error: [\s\S]*{message}", err)
     assert "Traceback" not in err
     assert files(tmp_path) == before
@@ -290,4 +311,4 @@ def test_videos_without_a_pixel_of_difference_in_shape_stand_side_by_side():
 def test_ctrl_c_ends_the_command_with_130(tmp_path):
     small = ("--frames", "5", "--size", "64x64")
     interrupt(tmp_path, "compare", "a red circle", *small, "--steps", "400", "-o", "c")
-    assert files(tmp_path) == []
+    assert files(tmp_path) == ["c/.lock", "c/comparison.json"]

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from stas.measures.measure import Measures
 from stas.measures.result import VideoMetrics
 from stas.method.config import STASConfig
 from stas.method.presets import INTERVENTIONS, preset
 from stas.pipelines.prompts import Sample
-from stas.studies.comparison import Comparison, Run, read_run
+from stas.pipelines.sample import Finished
+from stas.studies.compare import Comparison, read_setting
+from stas.studies.plan import Setting
+
+SETTINGS = [read_setting("off"), read_setting("on")]
 
 
-def fake(off, on):
+def fake(off, on, prompt=lambda number: "x"):
     """A comparison with one measure: one number a sample, off and on."""
-    runs = [Run("off", None), Run("on", STASConfig())]
-    samples = [Sample(str(n), "x", n) for n in range(len(off))]
+    samples = [Sample(str(n), prompt(n), n) for n in range(len(off))]
     cross = np.array([True])
-    finished = [
-        {
-            name: VideoMetrics({"psnr": np.array([value])}, {}, cross)
-            for name, value in (("off", a), ("on", b))
-        }
-        for a, b in zip(off, on, strict=True)
-    ]
-    return Comparison(runs, samples, {}, "m", "cpu", 8, ["psnr"], finished)
+    result = Comparison(
+        Path(), SETTINGS, samples, {}, ["psnr"], model="m", device="cpu", measures=Measures()
+    )
+    for sample, *values in zip(samples, off, on, strict=True):
+        for setting, value in zip(SETTINGS, values, strict=True):
+            metrics = VideoMetrics({"psnr": np.array([value])}, {}, cross)
+            result.finished[sample.name, setting.name] = Finished(None, metrics)
+    return result
 
 
 def test_pairs_without_a_number_are_left_out_and_counted():
@@ -43,9 +49,8 @@ def test_pairs_without_a_number_are_left_out_and_counted():
 def test_a_prompt_counts_once_however_many_seeds_it_has():
     result = fake([0.0] * 60, [float(number % 6) for number in range(60)])
     assert {row.found.pairs for row in result.differences() if row.found} == {60}
-    samples = [Sample(str(n), f"prompt {n % 6}", n) for n in range(60)]
-    by_prompt = Comparison(result.runs, samples, {}, "m", "cpu", 8, ["psnr"], result.finished)
-    row = by_prompt.differences()[0]
+    on = [float(number % 6) for number in range(60)]
+    row = fake([0.0] * 60, on, lambda number: f"prompt {number % 6}").differences()[0]
     assert row.found.pairs == 6 and row.found.difference == 2.5
     wide = row.found.high - row.found.low
     assert wide > 2 * (result.differences()[0].found.high - result.differences()[0].found.low)
@@ -53,19 +58,19 @@ def test_a_prompt_counts_once_however_many_seeds_it_has():
 
 def test_a_measure_that_some_videos_lack_is_in_the_table():
     result = fake([0.0] * 8, [1.0] * 8)
-    result.finished[3]["on"].numbers["late"] = 1.0
-    result.finished[3]["off"].numbers["late"] = 0.0
+    result.finished["3", "on"].metrics.numbers["late"] = 1.0
+    result.finished["3", "off"].metrics.numbers["late"] = 0.0
     row = next(row for row in result.differences() if row.measure == "late")
     assert row.found.pairs == 1 and row.found.difference == 1
 
 
 def test_runs_by_name_and_by_file(tmp_path):
-    assert read_run("off") == Run("off", None)
-    assert read_run("on") == Run("on", STASConfig())
+    assert read_setting("off") == Setting("off", None)
+    assert read_setting("on") == Setting("on", STASConfig().to_dict())
     for name in INTERVENTIONS:
-        assert read_run(name) == Run(name, preset(name))
+        assert read_setting(name) == Setting(name, preset(name).to_dict())
     config = STASConfig(scale=1.2, regions=("boundary",))
     config.save(tmp_path / "scale-1.2.json")
-    assert read_run(str(tmp_path / "scale-1.2.json")) == Run("scale-1.2", config)
+    assert read_setting(str(tmp_path / "scale-1.2.json")) == Setting("scale-1.2", config.to_dict())
     with pytest.raises(ValueError, match="no run 'onn': expected off, on, one of zero, mean"):
-        read_run("onn")
+        read_setting("onn")

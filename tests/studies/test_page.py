@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from stas.measures.measure import available_names, measure
+from stas.measures.measure import Measures, available_names
 from stas.media.pictures import side_by_side, strips
 from stas.media.video import write_mp4
-from stas.method.config import STASConfig
 from stas.method.frames import FrameMap
+from stas.pipelines.manifest import frames_record
 from stas.pipelines.prompts import Sample
-from stas.studies.compare import write_summary
-from stas.studies.comparison import Comparison, Run
-from stas.studies.page import MOST_SHOWN
+from stas.pipelines.sample import Finished
+from stas.studies.compare import Comparison, read_setting
+from stas.studies.page import MOST_SHOWN, write_report
 from tests.measures.test_measure import shifted
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -25,17 +26,28 @@ ARGUMENTS += ["--disable-background-networking", "--disable-sync"]
 
 def written(folder, count):
     """A comparison of `count` samples from frames that no model made."""
-    runs = [Run("off", None), Run("on", STASConfig())]
     samples = [Sample(f"s{number}", f"prompt {number}", number) for number in range(count)]
-    result = Comparison(runs, samples, {"num_frames": 9}, "m", "cpu", 8.0, available_names())
-    result.identical, result.steered = {"off": count, "on": 0}, {"off": "nothing", "on": "dims 3"}
+    result = Comparison(
+        folder,
+        [read_setting("off"), read_setting("on")],
+        samples,
+        {"num_frames": 9},
+        available_names(),
+        model="m",
+        device="cpu",
+        measures=Measures(),
+        steered={"on": {}},
+    )
     for sample in samples:
         off = shifted(9)
         videos = {"off": off, "on": np.ascontiguousarray(off[::-1])}
         write_mp4(folder / f"{sample.name}.mp4", side_by_side(videos), 8)
         strips(videos).save(folder / f"{sample.name}.png")
-        result.finished.append({name: measure(v, FrameMap(4)) for name, v in videos.items()})
-    write_summary(result, folder)
+        for name, video in videos.items():
+            manifest = SimpleNamespace(fps=8, dims={}, frames=frames_record(video))
+            metrics = Measures().of(video, FrameMap(4))
+            result.finished[sample.name, name] = Finished(manifest, metrics)
+    write_report(result)
     return (folder / "report.html").read_text(encoding="utf-8")
 
 

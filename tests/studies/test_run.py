@@ -18,19 +18,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from stas.measures.measure import Measures
 from stas.measures.result import VideoMetrics
 from stas.media.video import read_video
 from stas.method.config import STASConfig
+from stas.pipelines import sample as sample_files
 from stas.pipelines.load import load_pipeline
 from stas.pipelines.manifest import Manifest
 from stas.pipelines.options import PipelineOptions
-from stas.studies import run as study_runner
+from stas.pipelines.sample import MANIFEST, METRICS, STRIP, VIDEO, Finished
 from stas.studies.differences import paired_difference
 from stas.studies.figures import draw_axis
 from stas.studies.file import load_study
-from stas.studies.plan import Cell, Study, folder_name, with_dims
-from stas.studies.report import write_study_report
-from stas.studies.run import Finished, StudyRun, check_model, claim, find_dims, make_all, read_run
+from stas.studies.page import write_study_report
+from stas.studies.plan import Setting, Study, folder_name, with_dims
+from stas.studies.run import carry_out
+from stas.studies.study import StudyRun, open_study
 from stas.studies.tables import axis_table
 from tests.command import BUNDLED_DIMS, files, interrupt
 
@@ -38,9 +41,10 @@ OPTIONS = PipelineOptions(device="cpu").resolved()
 SHIPPED = sorted(Path("src/stas/assets/studies").glob("*.toml"))
 FEW = {"num_frames": 5, "num_inference_steps": 2, "height": 64, "width": 64}
 PROMPTS = ("a red circle", "a blue square")
+PIXELS = Measures(names=("pixel difference",))
 TOML = """
 prompts = ["a red circle", "a blue square"]
-own_measures = ["tests.test_study:brightness"]
+own_measures = ["tests.studies.test_run:brightness"]
 measures = ["pixel difference"]
 [arguments]
 num_frames = 5
@@ -57,6 +61,9 @@ def brightness(frames, prompt):
     return {"brightness": float(frames.mean()), "words": float(len(prompt.split()))}
 
 
+BRIGHT = Measures(names=("pixel difference",), own=(brightness,))
+
+
 def make(**options):
     options = {"name": "test", "prompts": PROMPTS, "axes": {"scale": (1.0, 2.0)}} | options
     return Study(**options)
@@ -71,10 +78,9 @@ def pipeline():
 def finished(pipeline, tmp_path_factory):
     """A whole study in its folder."""
     folder = tmp_path_factory.mktemp("study") / "run"
-    run = read_run(make(arguments=FEW, measures=("pixel difference",)), folder)
+    run = open_study(make(arguments=FEW, measures=("pixel difference",)), folder)
     assert not folder.exists()
-    with claim(run, OPTIONS):
-        make_all(run, pipeline, options=OPTIONS, own=[brightness])
+    carry_out(run, pipeline, BRIGHT)
     write_study_report(run)
     return run, folder
 
@@ -91,7 +97,7 @@ def table(path):
 def test_the_studies_that_ship(path):
     study = load_study(path.stem)
     assert study.model == "bundled" and len(study.prompts) >= 32
-    assert len(study.cells()) > 2
+    assert len(study.settings()) > 2
     assert path.stem in path.read_text()  # the command that it names
 
 
@@ -100,8 +106,8 @@ def test_each_axis_is_varied_from_the_base():
         base={"blocks": "all"},
         axes={"scale": (0.5, 1.0), "regions": (("first_frame",), ("first_frame", "boundary"))},
     )
-    off, *cells = study.cells()
-    assert off == Cell("off", None)
+    off, *cells = study.settings()
+    assert off == Setting("off", None)
     assert [cell.name for cell in cells] == ["scale=0.5", "base", "regions=first_frame"]
     assert all(STASConfig.from_dict(cell.config).blocks == "all" for cell in cells)
     assert STASConfig.from_dict(cells[2].config).regions == ("first_frame",)
@@ -111,22 +117,22 @@ def test_each_axis_is_varied_from_the_base():
 def test_all_combinations():
     axes = {"scale": (0.5, 2.0), "stop": (0.2, 0.4, 1.0)}
     study = make(axes=axes, vary="all")
-    names = [cell.name for cell in study.cells()]
+    names = [cell.name for cell in study.settings()]
     assert names[:3] == ["off", "scale=0.5,stop=0.2", "scale=0.5,stop=0.4"]
     assert len(names) == 1 + 2 * 3
-    rows = dict(study.cells_of("stop"))
+    rows = dict(study.settings_of("stop"))
     assert [cell.name for cell in rows["1"]] == ["scale=0.5,stop=1", "scale=2,stop=1"]
 
 
 def test_values_that_are_nearly_alike_have_names_of_their_own():
     study = make(axes={"scale": (1.0000001, 1.0000002, 2.0)})
-    assert len(study.cells()) == 4
-    assert [len(cells) for _, cells in study.cells_of("scale")] == [1, 1, 1]
+    assert len(study.settings()) == 4
+    assert [len(cells) for _, cells in study.settings_of("scale")] == [1, 1, 1]
 
 
 def test_one_cell_stands_for_the_values_of_two_axes_that_agree():
     axes = {"regions": (("first_frame",),), "intervention": ("max-first-frame", "zero")}
-    cells = make(axes=axes).cells()
+    cells = make(axes=axes).settings()
     assert [cell.name for cell in cells] == ["off", "regions=first_frame", "intervention=zero"]
     assert cells[1].values["intervention"] == "max-first-frame"
     assert STASConfig.from_dict(cells[2].config).op == "zero"
@@ -242,11 +248,11 @@ def test_a_study_file_with_changes(tmp_path):
 
 def test_the_classes_of_dimensions_become_dimensions():
     study = make(axes={"dims": ("massive", "weak", (3, 4))})
-    cells = with_dims(study.cells(), {"massive": (242,), "weak": (9,)})
+    cells = with_dims(study.settings(), {"massive": (242,), "weak": (9,)})
     assert [cell.config and cell.config["dims"] for cell in cells] == [None, [242], [9], [3, 4]]
     assert cells[1].values == {"dims": "massive"}
     with pytest.raises(ValueError, match="alike: dims=massive and dims=242"):
-        with_dims(make(axes={"dims": ("massive", (242,))}).cells(), {"massive": (242,)})
+        with_dims(make(axes={"dims": ("massive", (242,))}).settings(), {"massive": (242,)})
 
 
 # Running one
@@ -255,13 +261,13 @@ def test_the_classes_of_dimensions_become_dimensions():
 def test_a_finished_study_has_every_file(finished):
     run, folder = finished
     assert run.left == 0
-    for number, cell in enumerate(run.cells):
+    for number, cell in enumerate(run.settings):
         for sample in run.samples:
-            assert run.file(number, sample, ".png").parent.name == folder_name(number, cell)
-            manifest = Manifest.load(run.file(number, sample, ".json"))
+            assert run.files(number, sample).path(STRIP).parent.name == folder_name(number, cell)
+            manifest = Manifest.load(run.files(number, sample).path(MANIFEST))
             assert manifest.seed == sample.seed and manifest.arguments["prompt"] == sample.prompt
             assert manifest.steering == cell.config
-            assert len(read_video(run.file(number, sample, ".mp4"))) == 5
+            assert len(read_video(run.files(number, sample).path(VIDEO))) == 5
     left_over = [path for path in folder.rglob(".*") if path.name != ".lock"]
     assert left_over == []
 
@@ -298,27 +304,24 @@ def test_going_on_makes_only_what_is_missing(finished, pipeline):
     run, folder = finished
     first, second = run.samples
     lost = [(2, first), (1, second), (0, first), (0, second), (1, first)]
-    run.file(*lost[0], ".metrics.json").unlink()
-    run.file(*lost[1], ".mp4").write_bytes(b"no video")
-    run.file(*lost[2], ".png").unlink()
-    cut = run.file(*lost[3], ".mp4")
+    run.files(*lost[0]).path(METRICS).unlink()
+    run.files(*lost[1]).path(VIDEO).write_bytes(b"no video")
+    run.files(*lost[2]).path(STRIP).unlink()
+    cut = run.files(*lost[3]).path(VIDEO)
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])  # its header is whole
-    run.file(*lost[4], ".json").write_text(
-        run.file(*lost[4], ".json").read_text().replace('"count": 5', '"kount": 5')
+    run.files(*lost[4]).path(MANIFEST).write_text(
+        run.files(*lost[4]).path(MANIFEST).read_text().replace('"count": 5', '"kount": 5')
     )
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.mp4")}
     (folder / "00-off/.0000-seed0-x1y2.mp4").write_bytes(b"of a process that was killed")
     made = []
-    again = read_run(run.study, folder)
+    again = open_study(run.study, folder)
     assert again.left == len(lost)
-    with claim(again, OPTIONS):
-        make_all(
-            again, pipeline, options=OPTIONS, own=[brightness], report=lambda *n: made.append(n)
-        )
-    assert again.left == 0 == read_run(run.study, folder).left
+    carry_out(again, pipeline, BRIGHT, report=lambda *n: made.append(n))
+    assert again.left == 0 == open_study(run.study, folder).left
     assert {number for number, _, _ in made} == set(range(len(lost)))
     changed = {path for path, when in before.items() if path.stat().st_mtime_ns != when}
-    assert changed == {run.file(*place, ".mp4") for place in lost}
+    assert changed == {run.files(*place).path(VIDEO) for place in lost}
     after = {key: found.manifest.frames for key, found in again.finished.items()}
     assert after == {key: found.manifest.frames for key, found in run.finished.items()}
     assert not list(folder.rglob(".*x1y2*"))
@@ -327,9 +330,9 @@ def test_going_on_makes_only_what_is_missing(finished, pipeline):
 def test_one_process_at_a_time(finished):
     run, _ = finished
     with (
-        claim(run, OPTIONS),
+        run.claim(OPTIONS),
         pytest.raises(RuntimeError, match="Another process runs"),
-        claim(run, OPTIONS),
+        run.claim(OPTIONS),
     ):
         pass
 
@@ -339,27 +342,27 @@ def test_the_folder_of_another_study(finished, tmp_path):
     before = (folder / "study.json").read_text()
     same = {"arguments": FEW, "measures": ("pixel difference",)}
     with pytest.raises(ValueError, match=r"holds another study.*seed 0 -> 1. Give another -o"):
-        read_run(make(**same, seed=1), folder)
+        open_study(make(**same, seed=1), folder)
     with pytest.raises(ValueError, match="axes"):  # folders are numbered by their order
-        read_run(make(**same, axes={"scale": (2.0, 1.0)}), folder)
+        open_study(make(**same, axes={"scale": (2.0, 1.0)}), folder)
     other = PipelineOptions(device="cpu", dtype="bfloat16")
     with (
         pytest.raises(ValueError, match=r'made otherwise: dtype "float32" -> "bfloat16"'),
-        claim(run, other),
+        run.claim(other),
     ):
         pass
     assert (folder / "study.json").read_text() == before
     (tmp_path / "file").write_text("x")
     with pytest.raises(NotADirectoryError):
-        read_run(run.study, tmp_path / "file")
+        open_study(run.study, tmp_path / "file")
     with pytest.raises(FileExistsError, match="not empty"):
-        read_run(run.study, tmp_path)
+        open_study(run.study, tmp_path)
     (tmp_path / "study.json").write_text("{")
     with pytest.raises(ValueError, match="no record of a study"):
-        read_run(run.study, tmp_path)
+        open_study(run.study, tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/.lock").touch()  # killed before the record was there
-    assert read_run(run.study, tmp_path / "empty").left == 6
+    assert open_study(run.study, tmp_path / "empty").left == 6
 
 
 def test_what_the_model_refuses_is_found_before_any_video(pipeline, tmp_path):
@@ -368,22 +371,22 @@ def test_what_the_model_refuses_is_found_before_any_video(pipeline, tmp_path):
         ({"arguments": {"num_frames": 6}}, "nearest are 5 and 9"),
         ({"arguments": {"num_frames": 1}}, "ask for more frames"),
     ):
-        run = read_run(make(**{"arguments": FEW} | options), tmp_path / "x")
+        run = open_study(make(**{"arguments": FEW} | options), tmp_path / "x")
         with pytest.raises(ValueError, match=message):
-            check_model(run, pipeline)
+            run.check(pipeline)
     assert not (tmp_path / "x").exists()
 
 
 def test_a_measure_that_needs_a_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ValueError, match=r"ssim: these need pip install 'stas\[metrics\]'"):
-        read_run(make(measures=("ssim", "colourfulness")), tmp_path)
-    assert "ssim" not in read_run(make(), tmp_path / "all").names
+        open_study(make(measures=("ssim", "colourfulness")), tmp_path)
+    assert "ssim" not in open_study(make(), tmp_path / "all").measured
 
 
 def test_a_full_disk_loses_nothing(pipeline, tmp_path, monkeypatch):
     study = make(arguments=FEW, measures=("pixel difference",))
-    real, count = study_runner.write_mp4, 0
+    real, count = sample_files.write_mp4, 0
 
     def full(path, frames, fps):
         nonlocal count
@@ -393,16 +396,15 @@ def test_a_full_disk_loses_nothing(pipeline, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         real(path, frames, fps)
 
-    monkeypatch.setattr(study_runner, "write_mp4", full)
-    run = read_run(study, tmp_path / "run")
-    with pytest.raises(OSError, match="No space left"), claim(run, OPTIONS):
-        make_all(run, pipeline, options=OPTIONS)
+    monkeypatch.setattr(sample_files, "write_mp4", full)
+    run = open_study(study, tmp_path / "run")
+    with pytest.raises(OSError, match="No space left"):
+        carry_out(run, pipeline, PIXELS)
     assert len(list((tmp_path / "run").rglob("*.mp4"))) == 2
     assert not list((tmp_path / "run").rglob(".*.mp4"))
-    run = read_run(study, tmp_path / "run")
+    run = open_study(study, tmp_path / "run")
     assert run.left == 4
-    with claim(run, OPTIONS):
-        make_all(run, pipeline, options=OPTIONS)
+    carry_out(run, pipeline, PIXELS)
     assert run.left == 0
 
 
@@ -412,12 +414,9 @@ def test_a_measure_that_fails_says_where(pipeline, tmp_path):
             raise ValueError("no blue")
         return {"x": 1.0}
 
-    run = read_run(make(arguments=FEW, measures=(), own_measures=("a:b",)), tmp_path / "run")
-    with (
-        pytest.raises(RuntimeError, match=r"off of 0001-seed1 \('a blue square'\) .* no blue"),
-        claim(run, OPTIONS),
-    ):
-        make_all(run, pipeline, options=OPTIONS, own=[fails])
+    run = open_study(make(arguments=FEW, measures=(), own_measures=("a:b",)), tmp_path / "run")
+    with pytest.raises(RuntimeError, match=r"off of 0001-seed1 \('a blue square'\) .* no blue"):
+        carry_out(run, pipeline, Measures(names=(), own=(fails,)))
     assert len(run.finished) == 3
     write_study_report(run)
     assert "3 of 6 videos" in (tmp_path / "run/tables.md").read_text()
@@ -425,26 +424,30 @@ def test_a_measure_that_fails_says_where(pipeline, tmp_path):
 
 def test_classes_are_found_by_recording(pipeline, tmp_path):
     study = make(arguments=FEW, axes={"dims": ("massive", "random")}, recorded=1)
-    run = read_run(study, tmp_path / "run")
-    with claim(run, OPTIONS):
-        find_dims(run, pipeline)
-    massive, random = (cell.config["dims"] for cell in run.cells[1:])
+    run = open_study(study, tmp_path / "run")
+    with run.claim(OPTIONS):
+        run.find_dims(pipeline)
+    massive, random = (cell.config["dims"] for cell in run.settings[1:])
     assert (
         massive[0] == BUNDLED_DIMS[0] and len(random) == len(massive) and not {*random} & {*massive}
     )
-    again = read_run(study, tmp_path / "run")
-    assert [cell.config["dims"] for cell in again.cells[1:]] == [massive, random]
+    again = open_study(study, tmp_path / "run")
+    assert [cell.config["dims"] for cell in again.settings[1:]] == [massive, random]
 
 
 # Its tables
 
 
+def unmade(study):
+    """A run that has no folder."""
+    return StudyRun(Path(), study.settings(), study.samples(), {}, (), study=study)
+
+
 def planted(study, value):
     """A run whose numbers are those of `value(sample, cell)`."""
-    cells, samples = study.cells(), study.samples()
-    run = StudyRun(study, Path(), cells, samples, ())
-    for sample in samples:
-        for cell in cells:
+    run = unmade(study)
+    for sample in run.samples:
+        for cell in run.settings:
             metrics = VideoMetrics({}, {}, np.zeros(0, bool), {"x": value(sample, cell)})
             run.finished[sample.name, cell.name] = Finished(None, metrics)
     return run
@@ -485,7 +488,7 @@ def test_a_missing_number_is_no_zero():
     assert len(draw_axis(axis_table(run, "scale")).axes[0].lines) == 5  # zero, two of each value
     assert len(draw_axis(empty).axes[0].lines) == 0
     with pytest.raises(ValueError, match="No video of the study"):
-        write_study_report(StudyRun(study, Path(), study.cells(), study.samples(), ()))
+        write_study_report(unmade(study))
 
 
 # The command
@@ -534,7 +537,7 @@ def test_a_grid_that_explodes_is_not_started(run, tmp_path):
 def test_ctrl_c_ends_the_command_with_130(tmp_path):
     text = TOML.replace("num_inference_steps = 2", "num_inference_steps = 400")
     (tmp_path / "s.toml").write_text(
-        text.replace('own_measures = ["tests.test_study:brightness"]', "")
+        text.replace('own_measures = ["tests.studies.test_run:brightness"]', "")
     )
     interrupt(tmp_path, "study", "s.toml", "-o", "r")
     assert files(tmp_path) == ["r/.lock", "r/study.json", "s.toml"]

@@ -22,6 +22,7 @@ from stas.hooks.targets import (
     dtype_of,
     find_transformers,
     follow,
+    pipeline_of,
     refuse_a_second,
     source_of,
 )
@@ -219,6 +220,7 @@ def record(
     chosen = STASConfig(blocks=blocks, boundary=boundary)
     mapped = STASConfig(blocks=map_blocks) if map_blocks is not None else None
     dims = STASConfig(dims=tuple(map_dims)).dims if map_dims else ()
+    target = pipeline_of(target)
     transformers = find_transformers(target, "record")
     loop = follow(target, transformers, Window(0.0, 1.0))
     recordings = {}

@@ -18,6 +18,7 @@ from stas.hooks.targets import (
     check_dims,
     find_transformers,
     follow,
+    pipeline_of,
     refuse_a_second,
     source_of,
 )
@@ -213,9 +214,9 @@ def steer(target: Any, config: STASConfig | None = None, **overrides: Any) -> St
     guessed: when no dimension is massive, a warning says so and nothing is steered.
 
     Args:
-        target: A diffusers pipeline, or a bare transformer for people with their own loop: that
-            has no schedule, so every forward is steered until `SteeringHandle.set_step` says
-            where the loop is.
+        target: A diffusers pipeline, what `stas.load_pipeline` returned, or a bare transformer for
+            people with their own loop: that has no schedule, so every forward is steered until
+            `SteeringHandle.set_step` says where the loop is.
         config: How to steer; the defaults of STASConfig when left out.
         **overrides: Fields of STASConfig that replace those of `config`.
 
@@ -239,7 +240,7 @@ def steer(target: Any, config: STASConfig | None = None, **overrides: Any) -> St
         ...     handle.dims
         {'transformer': (3,)}
     """
-    config = _resolve_config(config, overrides)
+    config, target = _resolve_config(config, overrides), pipeline_of(target)
     transformers = find_transformers(target, "steer")
     loop = follow(target, transformers, config.window)
     handle = SteeringHandle(
@@ -279,7 +280,7 @@ def find_handle(target: Any) -> SteeringHandle | None:
         >>> find_handle(transformer) is None
         True
     """
-    for transformer, spec in find_transformers(target, "steer").values():
+    for transformer, spec in find_transformers(pipeline_of(target), "steer").values():
         for block in spec.blocks(transformer):
             if is_hooked(block, TransformerSteering.hook_name):
                 registry: Any = block._diffusers_hook

@@ -22,6 +22,11 @@ from stas.models.spec import ModelSpec, UnsupportedModelError
 _HUB_SNAPSHOT = re.compile(r"models--([^/\\\\]+)--([^/\\\\]+)[/\\\\]snapshots")
 
 
+def pipeline_of(target: Any) -> Any:
+    """The pipeline of what `stas.load_pipeline` returned; everything else as it is."""
+    return target if isinstance(target, nn.Module) else getattr(target, "pipeline", target)
+
+
 def follow(
     target: Any, transformers: Mapping[str, tuple[nn.Module, ModelSpec]], window: Window
 ) -> Loop:
