@@ -18,7 +18,7 @@ from diffusers import (
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
 from stas.activations.massive import find_massive_activations
-from stas.activations.profiles import FOLDER_PROFILE, FORMAT
+from stas.activations.profiles import FOLDER_PROFILE, Profile
 from stas.activations.stats import ActivationStats
 from stas.files import whole_file
 from stas.method.detection import WEAK_RATIO
@@ -92,14 +92,12 @@ def write_profile(folder: Path, stats: ActivationStats, config: dict[str, Any], 
     kept = [i for i, ratio in enumerate(found.ratios) if ratio >= least][:4]
     if not kept:
         return
-    profile = {
-        "format": FORMAT,
-        "model": "stas bundled model",
-        "transformer": "WanTransformer3DModel",
-        "config": {key: config[key] for key in ("num_layers", "num_attention_heads")},
-        "dims": [found.strongest[i] for i in kept],
-        "ratios": [round(found.ratios[i], 2) for i in kept],
-        "source": "measured",
-        "note": note,
-    }
-    write_json(folder / FOLDER_PROFILE, profile)
+    Profile(
+        model="stas bundled model",
+        transformer="WanTransformer3DModel",
+        config={key: config[key] for key in ("num_layers", "num_attention_heads")},
+        dims=tuple(found.strongest[i] for i in kept),
+        ratios=tuple(round(found.ratios[i], 2) for i in kept),
+        source="measured",
+        note=note,
+    ).save(folder / FOLDER_PROFILE)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from stas.activations import plots as plots
     from stas.activations.massive import find_massive_activations as find_massive_activations
     from stas.activations.stats import ActivationStats as ActivationStats
     from stas.assets import BUNDLED_MODEL as BUNDLED_MODEL
@@ -56,12 +57,14 @@ _HOMES = {
     "find_handle": "stas.hooks.steer",
     "find_massive_activations": "stas.activations.massive",
     "load_pipeline": "stas.pipelines.load",
+    "plots": "stas.activations.plots",
     "record": "stas.hooks.record",
     "register_model": "stas.models.registry",
     "run_study": "stas.studies.study",
     "steer": "stas.hooks.steer",
     "write_mp4": "stas.media.video",
 }
+_MODULES = ("plots",)  # public names that are modules themselves
 
 __all__ = [
     "BUNDLED_MODEL",
@@ -81,6 +84,7 @@ __all__ = [
     "find_handle",
     "find_massive_activations",
     "load_pipeline",
+    "plots",
     "record",
     "register_model",
     "run_study",
@@ -92,7 +96,8 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'stas' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    home = import_module(_HOMES[name])
+    value = home if name in _MODULES else getattr(home, name)
     globals()[name] = value
     return value
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
+from io import BytesIO
 
 import numpy as np
 import pytest
+import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
+import stas
+from stas.activations import plots
 from stas.activations.massive import find_massive_activations
 from stas.activations.plots import plot
 from stas.activations.stats import ActivationStats, partial_sums, surface_sums
@@ -28,8 +35,6 @@ def recorded(dims=None, seed=0):
 
 
 def planted_tokens(grid, scale):
-    import torch
-
     values = torch.ones(grid.num_tokens, 128)
     values[:, 9] = 60 * torch.as_tensor(scale, dtype=torch.float32)
     return values
@@ -118,3 +123,95 @@ def test_bad_input_writes_nothing(tmp_path, stats, options, message):
     with pytest.raises(ValueError, match=message):
         plot(stats, tmp_path / "plots", **options)
     assert not (tmp_path / "plots").exists()
+
+
+PICTURES = {
+    "surface": (plots.surface, {"block": 2}),
+    "groups": (plots.groups, {"dims": (9, 30), "block": 2}),
+    "steps": (plots.steps, {"dims": (9, 30), "block": 2}),
+    "ratios": (plots.ratios, {}),
+    "map": (plots.token_map, {"dims": (9, 30), "block": 2}),
+}
+
+
+@pytest.mark.parametrize("stem", PICTURES)
+def test_each_picture_is_a_figure_and_what_plot_writes(tmp_path, stem):
+    draw, options = PICTURES[stem]
+    stats = recorded()
+    figure = draw(stats, name="m", **options)
+    assert isinstance(figure, Figure)
+    figure.savefig(tmp_path / "alone.png")
+    plot({"m": stats}, tmp_path, dims=(9, 30), block=2)
+    assert (tmp_path / "alone.png").read_bytes() == (tmp_path / f"{stem}.png").read_bytes()
+
+
+def test_models_is_the_figure_that_plot_writes(tmp_path):
+    stats = {"one": recorded(), "two": planted(128, {}, seed=3)}
+    plots.models(stats, block=2).savefig(tmp_path / "alone.png")
+    plot(stats, tmp_path, block=2)
+    assert (tmp_path / "alone.png").read_bytes() == (tmp_path / "models.png").read_bytes()
+
+
+def test_a_figure_shows_what_was_asked_for():
+    stats = recorded()
+    ticks = plots.groups(stats, dims=(30,), block=1).axes[0]
+    assert [tick.get_text() for tick in ticks.get_xticklabels()] == ["dimension 30"]
+    assert ticks.get_title().startswith("model: token groups at block 1")
+    stats.metadata["model"] = "owner/name"
+    assert plots.ratios(stats).axes[0].get_title().startswith("name: strongest")
+    assert plots.ratios(stats, name="mine").axes[0].get_title().startswith("mine: strongest")
+    shown = [axes.get_title() for axes in plots.token_map(stats, dims=(30,)).axes]
+    assert shown[:3] == ["dim 30, frame 0", "dim 30, frame 1", "dim 30, frame 2"]
+
+
+def test_a_notebook_shows_a_figure():
+    with Image.open(BytesIO(plots.groups(recorded())._repr_png_())) as image:
+        assert image.format == "PNG" and image.width == 800
+
+
+@pytest.mark.parametrize(
+    ("draw", "stats", "message"),
+    [
+        (plots.surface, lambda: planted(64, {}), r"Block 2 has no maps; .* map_blocks=\[2\]"),
+        (plots.token_map, lambda: planted(64, {}), "Block 2 has no maps"),
+        (lambda stats: plots.surface(stats, block=1), recorded, r"blocks with maps are \(2,\)"),
+        (lambda stats: plots.token_map(stats, block=9), recorded, "Block 9 was not recorded"),
+        (lambda stats: plots.steps(stats, dims=(128,)), recorded, "from 0 to 127"),
+        (lambda stats: plots.models({}), recorded, "no statistics"),
+    ],
+)
+def test_what_was_not_recorded_is_not_drawn(draw, stats, message):
+    with pytest.raises(ValueError, match=message):
+        draw(stats())
+
+
+def test_maps_without_dimensions_have_a_surface_and_no_token_map():
+    stats, grid = planted(128, {9: 60}), TokenGrid(3, 4, 6)
+    stats.map_blocks = (2,)
+    with pytest.raises(ValueError, match="hold no maps"):
+        plots.surface(stats)
+    stats.add_maps(2, surface_sums(planted_tokens(grid, np.ones(72))), torch.empty(0, 3, 4, 6))
+    assert plots.surface(stats).axes
+    with pytest.raises(ValueError, match=r"map_dims=\[9\]"):
+        plots.token_map(stats)
+
+
+def test_plots_load_on_first_use_and_leave_matplotlib_as_it_is(tmp_path):
+    probe = """
+import sys
+import stas
+assert "plots" in dir(stas) and "matplotlib" not in sys.modules
+import matplotlib
+before = dict(dict.items(matplotlib.rcParams))  # rcParams["backend"] would choose one
+import torch
+from stas.activations.stats import partial_sums
+grid = stas.TokenGrid(2, 2, 2)
+stats = stas.ActivationStats(blocks=(0,), width=64, boundary=0.1)
+stats.add(0, 1, "other", 0, partial_sums(torch.ones(8, 64), grid, 0.1), grid)
+stas.plots.plot({"m": stats}, sys.argv[1])
+import stas.studies.page
+assert dict(dict.items(matplotlib.rcParams)) == before
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    assert stas.plots is plots
+    subprocess.run([sys.executable, "-c", probe, str(tmp_path)], check=True)

@@ -14,9 +14,12 @@ from diffusers import WanPipeline
 from PIL import Image
 from safetensors.torch import load_file, load_model
 
+from stas.activations.profiles import FOLDER_PROFILE, Profile
+from stas.activations.stats import ActivationStats, partial_sums
 from stas.assets import BUNDLED_MODEL
 from stas.method.frames import FrameMap
 from stas.method.tokens import TokenGrid
+from tests.activations.test_massive import spiked
 from training import ablations
 from training.__main__ import run
 from training.border import by_place, compare, places, token_cover
@@ -38,7 +41,7 @@ from training.clips import (
     scenes,
 )
 from training.evaluate import KINDS, chosen_scenes, name_pairs, place_of, wilson
-from training.export import weights_hash
+from training.export import weights_hash, write_profile
 from training.loop import snapshot_steps
 from training.over_training import draw, load_snapshot, over_training, snapshots
 from training.recipe import RECIPES
@@ -204,6 +207,41 @@ def test_the_results_are_of_the_weights_that_ship_and_of_the_recipe_that_is_stat
 def test_wilson_interval():
     low, high = wilson(95, 100)
     assert (round(low, 3), round(high, 3)) == (0.888, 0.978)
+
+
+def stats_of(ratios):
+    """Statistics of 256 dimensions with the given ratios by dimension."""
+    grid, values = TokenGrid(2, 2, 2), spiked(256, ratios).float()
+    stats = ActivationStats(blocks=(0,), width=256, boundary=0.08)
+    stats.add(0, 1, "cond", 0, partial_sums(values.expand(8, -1), grid, 0.08), grid)
+    return stats
+
+
+def test_the_profile_that_ships_is_what_is_exported(tmp_path):
+    shipped = BUNDLED_MODEL / FOLDER_PROFILE
+    profile = Profile.load(shipped)
+    stats = stats_of(dict(zip(profile.dims, profile.ratios, strict=True)))
+    config = dict(profile.config) | {"attention_head_dim": 32}
+    write_profile(tmp_path, stats, config, profile.note)
+    assert (tmp_path / FOLDER_PROFILE).read_bytes() == shipped.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("ratios", "kept"),
+    [
+        ({3: 8.0, 7: 5.0, 9: 3.9}, (3, 7)),  # weak, and half of the strongest one's at least
+        ({3: 9.0, 4: 9.1, 5: 9.2, 6: 9.3, 7: 9.4}, (7, 6, 5, 4)),
+        ({3: 4.0, 7: 2.9}, (3,)),
+        ({3: 2.9}, None),
+    ],
+)
+def test_an_exported_profile_keeps_strong_dimensions_that_are_only_weak(tmp_path, ratios, kept):
+    write_profile(tmp_path, stats_of(ratios), {"num_layers": 8, "num_attention_heads": 8}, "n")
+    if kept is None:
+        assert list(tmp_path.iterdir()) == []
+        return
+    profile = Profile.load(tmp_path / FOLDER_PROFILE)
+    assert profile.dims == kept and profile.ratios == tuple(ratios[dim] for dim in kept)
 
 
 def test_a_run_trains_exports_and_resumes(tmp_path):

@@ -1,7 +1,18 @@
 """Pictures of recorded activations, each with its numbers as CSV beside it.
 
 They are the paper's Figures 1 and 2 (arXiv 2603.17825) and two more, for any recorded model. All
-magnitudes are mean |h|, without unit.
+magnitudes are mean |h|, without unit. Each picture is a function that returns a matplotlib figure,
+which a notebook shows as it is; `plot` writes all of them.
+
+Example:
+    >>> import stas
+    >>> loaded = stas.load_pipeline(device="cpu")
+    >>> call = {"prompt": "a red circle", "num_inference_steps": 1, "num_frames": 5}
+    >>> with stas.record(loaded.pipeline, map_blocks="middle", map_dims=(254,)) as recording:
+    ...     frames = loaded.generate(loaded.arguments(call), seed=0)
+    >>> figure = stas.plots.surface(recording.stats)
+    >>> figure.axes[0].get_title()
+    'bundled_model, block 4\\nn = 1 samples a step, 1 steps'
 """
 
 from __future__ import annotations
@@ -9,6 +20,8 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +37,194 @@ from stas.method.config import REGIONS
 
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = {"first_frame": "#D55E00", "boundary": "#0072B2", "interior": "#009E73"}
-
-
 LABELS = {"first_frame": "first frame", "boundary": "boundary", "interior": "interior"}
-
-
 WIDTH, DPI = 8.0, 100  # 800 pixels
-
-
 BARS = 48  # at most so many bars along each axis of a surface
 
-
 Rows = list[list[object]]
+
+
+def surface(stats: ActivationStats, *, name: str | None = None, block: int | None = None) -> Figure:
+    """The paper's Fig. 1a-d: mean |h| over tokens and dimensions.
+
+    Args:
+        stats: Statistics with maps of the block: see `map_blocks` of `stas.record`.
+        name: What the title calls the model; the end of its id or path when None.
+        block: The block to show; the middle one of those recorded when None.
+
+    Returns:
+        The figure, 800 pixels wide.
+
+    Raises:
+        ValueError: Nothing was recorded, not this block, or no map of it.
+
+    Example:
+        >>> from stas import ActivationStats, TokenGrid, plots
+        >>> from stas.activations.stats import partial_sums, surface_sums
+        >>> grid, h = TokenGrid(2, 2, 2), torch.ones(8, 64)
+        >>> stats = ActivationStats(blocks=(0,), width=64, boundary=0.08, map_blocks=(0,))
+        >>> stats.add(0, 1, "cond", 0, partial_sums(h, grid, 0.08), grid)
+        >>> stats.add_maps(0, surface_sums(h), torch.empty(0, 2, 2, 2))
+        >>> plots.surface(stats).axes[0].get_zlabel()
+        'mean |h|'
+    """
+    return _draw_surface(_View(stats, name, block=block))[0]
+
+
+def groups(
+    stats: ActivationStats,
+    *,
+    name: str | None = None,
+    dims: Sequence[int] | None = None,
+    block: int | None = None,
+) -> Figure:
+    """The paper's Fig. 1e: mean |h| at first-frame, boundary and interior tokens.
+
+    Args:
+        stats: What `stas.record` recorded.
+        name: What the title calls the model; the end of its id or path when None.
+        dims: Dimensions to show; the massive ones, else the strongest, when None.
+        block: The block to show; the middle one of those recorded when None.
+
+    Returns:
+        The figure, 800 pixels wide.
+
+    Raises:
+        ValueError: Nothing was recorded, or not this block or one of the dimensions.
+
+    Example:
+        >>> from stas import ActivationStats, TokenGrid, plots
+        >>> from stas.activations.stats import partial_sums
+        >>> grid, h = TokenGrid(2, 2, 2), torch.ones(8, 64)
+        >>> stats = ActivationStats(blocks=(0,), width=64, boundary=0.08)
+        >>> stats.add(0, 1, "cond", 0, partial_sums(h, grid, 0.08), grid)
+        >>> [tick.get_text() for tick in plots.groups(stats, dims=(7, 9)).axes[0].get_xticklabels()]
+        ['dimension 7', 'dimension 9']
+    """
+    return _draw_groups(_View(stats, name, dims, block))[0]
+
+
+def steps(
+    stats: ActivationStats,
+    *,
+    name: str | None = None,
+    dims: Sequence[int] | None = None,
+    block: int | None = None,
+) -> Figure:
+    """The paper's Fig. 2: mean |h| over denoising by token group, and boundary over interior.
+
+    Args:
+        stats: What `stas.record` recorded.
+        name: What the title calls the model; the end of its id or path when None.
+        dims: The first of them is shown; the strongest dimension when None.
+        block: The block to show; the middle one of those recorded when None.
+
+    Returns:
+        The figure, 800 pixels wide.
+
+    Raises:
+        ValueError: Nothing was recorded, or not this block or one of the dimensions.
+
+    Example:
+        >>> from stas import ActivationStats, TokenGrid, plots
+        >>> from stas.activations.stats import partial_sums
+        >>> grid, h = TokenGrid(2, 2, 2), torch.ones(8, 64)
+        >>> stats = ActivationStats(blocks=(0,), width=64, boundary=0.08)
+        >>> for step in range(3):
+        ...     stats.add(step, 3, "cond", 0, partial_sums(h / (1 + step), grid, 0.08), grid)
+        >>> [float(value.round(2)) for value in plots.steps(stats).axes[0].lines[0].get_ydata()]
+        [1.0, 0.5, 0.33]
+    """
+    return _draw_steps(_View(stats, name, dims, block))[0]
+
+
+def ratios(stats: ActivationStats, *, name: str | None = None) -> Figure:
+    """The strongest dimensions by block: mean |h| over the mean of that over dimensions.
+
+    Args:
+        stats: What `stas.record` recorded.
+        name: What the title calls the model; the end of its id or path when None.
+
+    Returns:
+        The figure, 800 pixels wide.
+
+    Raises:
+        ValueError: Nothing was recorded.
+
+    Example:
+        >>> from stas import ActivationStats, TokenGrid, plots
+        >>> from stas.activations.stats import partial_sums
+        >>> grid, h = TokenGrid(2, 2, 2), torch.ones(8, 64)
+        >>> h[:, 7] = 99.0
+        >>> stats = ActivationStats(blocks=(0,), width=64, boundary=0.08)
+        >>> stats.add(0, 1, "cond", 0, partial_sums(h, grid, 0.08), grid)
+        >>> plots.ratios(stats).axes[0].get_yticklabels()[0].get_text()
+        '7'
+    """
+    return _draw_ratios(_View(stats, name))[0]
+
+
+def token_map(
+    stats: ActivationStats,
+    *,
+    name: str | None = None,
+    dims: Sequence[int] | None = None,
+    block: int | None = None,
+) -> Figure:
+    """Where in the picture the magnitudes are: mean |h| over the grid of tokens.
+
+    Args:
+        stats: Statistics with maps of dimensions at the block: see `map_blocks` and `map_dims` of
+            `stas.record`.
+        name: What the title calls the model; the end of its id or path when None.
+        dims: Dimensions to show, as far as they were mapped; the massive ones, else the strongest,
+            when None. The first that was mapped when none of them was.
+        block: The block to show; the middle one of those recorded when None.
+
+    Returns:
+        The figure, 800 pixels wide: a row a dimension, at most six latent frames in it.
+
+    Raises:
+        ValueError: Nothing was recorded, not this block or one of the dimensions, or no map of a
+            dimension at this block.
+
+    Example:
+        >>> from stas import ActivationStats, TokenGrid, plots
+        >>> from stas.activations.stats import partial_sums, surface_sums
+        >>> grid, h = TokenGrid(2, 2, 2), torch.ones(8, 64)
+        >>> maps = {"map_blocks": (0,), "map_dims": (7,)}
+        >>> stats = ActivationStats(blocks=(0,), width=64, boundary=0.08, **maps)
+        >>> stats.add(0, 1, "cond", 0, partial_sums(h, grid, 0.08), grid)
+        >>> stats.add_maps(0, surface_sums(h), h[:, [7]].abs().T.reshape(1, 2, 2, 2))
+        >>> plots.token_map(stats).axes[0].get_title()
+        'dim 7, frame 0'
+    """
+    return _draw_token_map(_View(stats, name, dims, block))[0]
+
+
+def models(stats: Mapping[str, ActivationStats], *, block: int | None = None) -> Figure:
+    """Models side by side: the surface of each, or its strongest dimensions where no map is.
+
+    Args:
+        stats: Statistics by the name that the picture gives them.
+        block: The block to show; the middle one of those recorded, of each model, when None.
+
+    Returns:
+        The figure, 800 pixels wide.
+
+    Raises:
+        ValueError: There are no statistics, nothing was recorded, or not this block.
+
+    Example:
+        >>> from stas import ActivationStats, TokenGrid, plots
+        >>> from stas.activations.stats import partial_sums
+        >>> grid, h = TokenGrid(2, 2, 2), torch.ones(8, 64)
+        >>> stats = ActivationStats(blocks=(0,), width=64, boundary=0.08)
+        >>> stats.add(0, 1, "cond", 0, partial_sums(h, grid, 0.08), grid)
+        >>> len(plots.models({"one": stats, "two": stats}).axes)
+        2
+    """
+    return _draw_models(list(_views(stats, None, block).values()))[0]
 
 
 def plot(
@@ -61,9 +250,7 @@ def plot(
         ValueError: Nothing was recorded, or the block or a dimension was not.
         OSError: The folder can't be written to.
     """
-    if not stats:
-        raise ValueError("There are no statistics to draw.")
-    views = {name: _View(name, each, dims, block) for name, each in stats.items()}
+    views = _views(stats, dims, block)
     if len({view.slug for view in views.values()}) < len(views):
         raise ValueError(f"Two of {', '.join(views)} would have the same file names: rename one.")
     folder = Path(folder)
@@ -72,20 +259,41 @@ def plot(
     for view in views.values():
         prefix = "" if len(views) == 1 else f"{view.slug}-"
         for name, draw in PICTURES.items():
-            drawn = draw(view)
-            if drawn is not None:
-                written += _write(folder / f"{prefix}{name}", *drawn)
+            with suppress(_NotMappedError):
+                written += _write(folder / f"{prefix}{name}", *draw(view))
     if len(views) > 1:
-        written += _write(folder / "models", *_side_by_side(list(views.values())))
+        written += _write(folder / "models", *_draw_models(list(views.values())))
     return written
+
+
+class _Picture(Figure):
+    """A figure of its own, without pyplot, that a notebook shows all the same."""
+
+    def __init__(self, height: float = 4.2) -> None:
+        super().__init__(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
+class _NotMappedError(ValueError):
+    """The statistics lack the maps that a picture shows."""
 
 
 class _View:
     """One model's statistics with what is to be shown of them."""
 
     def __init__(
-        self, name: str, stats: ActivationStats, dims: Sequence[int] | None, block: int | None
+        self,
+        stats: ActivationStats,
+        name: str | None,
+        dims: Sequence[int] | None = None,
+        block: int | None = None,
     ) -> None:
+        if name is None:
+            name = Path(stats.metadata.get("model", "")).name or "model"
         self.name = name
         self.slug = "".join(c if c.isalnum() else "-" for c in name).strip("-") or "model"
         self.stats = stats
@@ -107,14 +315,27 @@ class _View:
     def source(self) -> str:
         return f"n = {self.seen}, {self.stats.num_steps} steps"
 
+    @property
+    def map_row(self) -> int:
+        """Where the maps of the block are."""
+        if self.block not in self.stats.map_blocks:
+            raise _NotMappedError(
+                f"Block {self.block} has no maps; blocks with maps are {self.stats.map_blocks}. "
+                f"Record with map_blocks=[{self.block}], or show one of those."
+            )
+        return self.stats.map_blocks.index(self.block)
 
-def _figure(height: float = 4.2) -> Figure:
-    return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+
+def _views(
+    stats: Mapping[str, ActivationStats], dims: Sequence[int] | None, block: int | None
+) -> dict[str, _View]:
+    if not stats:
+        raise ValueError("There are no statistics to draw.")
+    return {name: _View(each, name, dims, block) for name, each in stats.items()}
 
 
-def _groups(view: _View) -> tuple[Figure, Rows]:
-    """Fig. 1e: magnitudes at first-frame, boundary and interior tokens."""
-    figure = _figure()
+def _draw_groups(view: _View) -> tuple[Figure, Rows]:
+    figure = _Picture()
     axes = figure.subplots()
     rows: Rows = [["dimension", "region", "mean |h|", "tokens"]]
     for number, region in enumerate(REGIONS):
@@ -133,9 +354,8 @@ def _groups(view: _View) -> tuple[Figure, Rows]:
     return figure, rows
 
 
-def _steps(view: _View) -> tuple[Figure, Rows]:
-    """Fig. 2: magnitudes over denoising by token group, and boundary over interior."""
-    figure = _figure()
+def _draw_steps(view: _View) -> tuple[Figure, Rows]:
+    figure = _Picture()
     left, right = figure.subplots(1, 2)
     dim, steps = view.dims[0], sorted({step for step, _ in view.stats.cells})
     rows: Rows = [["step", *(f"{region} mean |h|" for region in REGIONS), "boundary / interior"]]
@@ -169,9 +389,8 @@ def _steps(view: _View) -> tuple[Figure, Rows]:
     return figure, rows
 
 
-def _ratios(view: _View) -> tuple[Figure, Rows]:
-    """The ratio to the mean over dimensions, by block, of the strongest dimensions."""
-    figure = _figure()
+def _draw_ratios(view: _View) -> tuple[Figure, Rows]:
+    figure = _Picture()
     axes = figure.subplots()
     pooled = view.stats.pooled().mean_abs
     ratios = pooled / pooled.mean(dim=1, keepdim=True)
@@ -199,22 +418,22 @@ def _ratios(view: _View) -> tuple[Figure, Rows]:
     return figure, rows
 
 
-def _bars(view: _View) -> tuple[np.ndarray[Any, Any], list[int]] | None:
+def _bars(view: _View) -> tuple[np.ndarray[Any, Any], list[int]]:
     """Mean |h| of groups of tokens (rows) by dimension (columns), few enough to be seen.
 
     Dimensions are grouped by their maximum and not their mean, which would bury a massive one.
     """
-    surface = view.stats.surface
-    if surface is None or view.block not in view.stats.map_blocks:
-        return None
-    values = surface.mean[view.stats.map_blocks.index(view.block)]
+    row, running = view.map_row, view.stats.surface
+    if running is None:
+        raise _NotMappedError("These statistics hold no maps: record a whole step of a video.")
+    values = running.mean[row]
     tokens = torch.stack([part.mean(0) for part in values.tensor_split(min(BARS, len(values)))])
     parts = torch.arange(view.stats.width).tensor_split(min(BARS, view.stats.width))
     bars = torch.stack([tokens[:, part].amax(1) for part in parts], dim=1)
     return bars.numpy(), [int(part[0]) for part in parts]
 
 
-def _draw_surface(axes: Any, view: _View, bars: np.ndarray[Any, Any], starts: list[int]) -> None:
+def _draw_bars(axes: Any, view: _View, bars: np.ndarray[Any, Any], starts: list[int]) -> None:
     rows, columns = bars.shape
     x, y = np.meshgrid(np.arange(columns), np.arange(rows))
     scaled = bars / bars.max()
@@ -236,29 +455,27 @@ def _surface_rows(bars: np.ndarray[Any, Any], starts: list[int]) -> Rows:
     return rows
 
 
-def _surface(view: _View) -> tuple[Figure, Rows] | None:
-    """Fig. 1a-d: mean magnitude over tokens and dimensions."""
+def _draw_surface(view: _View) -> tuple[Figure, Rows]:
     found = _bars(view)
-    if found is None:
-        return None
-    figure = _figure(6.0)
-    axes = figure.add_subplot(projection="3d")
-    _draw_surface(axes, view, *found)
+    figure = _Picture(6.0)
+    axes: Any = figure.add_subplot(projection="3d")
+    _draw_bars(axes, view, *found)
     axes.set_zlabel("mean |h|", fontsize=9)
     return figure, _surface_rows(*found)
 
 
-def _map(view: _View) -> tuple[Figure, Rows] | None:
-    """Where in the picture the magnitudes are, for the dimensions that were mapped."""
-    running = view.stats.token_map
+def _draw_token_map(view: _View) -> tuple[Figure, Rows]:
+    row, running = view.map_row, view.stats.token_map
     shown = [dim for dim in view.dims if dim in view.stats.map_dims] or view.stats.map_dims[:1]
-    if running is None or not shown or view.block not in view.stats.map_blocks:
-        return None
-    values = running.mean[view.stats.map_blocks.index(view.block)]
+    if running is None or not shown:
+        raise _NotMappedError(
+            f"No dimension was mapped over the tokens: record with map_dims={list(view.dims)}."
+        )
+    values = running.mean[row]
     maps = values[[view.stats.map_dims.index(dim) for dim in shown]].numpy()
     frames = min(maps.shape[1], 6)
     chosen = np.linspace(0, maps.shape[1] - 1, frames).round().astype(int)
-    figure = _figure(1.1 + 1.7 * len(shown))
+    figure = _Picture(1.1 + 1.7 * len(shown))
     grid = figure.subplots(len(shown), frames, squeeze=False)
     rows: Rows = [["dimension", "latent frame", "row", "column", "mean |h|"]]
     for line, dim in enumerate(shown):
@@ -278,24 +495,24 @@ def _map(view: _View) -> tuple[Figure, Rows] | None:
     return figure, rows
 
 
-def _side_by_side(views: list[_View]) -> tuple[Figure, Rows]:
-    """Several models: their surfaces, and first : boundary : interior of each."""
-    figure = _figure(4.0 if len(views) <= 2 else 7.5)
+def _draw_models(views: Sequence[_View]) -> tuple[Figure, Rows]:
+    figure = _Picture(4.0 if len(views) <= 2 else 7.5)
     across = min(len(views), 2)
     down = -(-len(views) // across)
     rows: Rows = [["model", "dimension", "ratio", "class", *REGIONS]]
     for number, view in enumerate(views):
-        bars = _bars(view)
-        if bars is not None:
-            axes = figure.add_subplot(down, across, number + 1, projection="3d")
-            _draw_surface(axes, view, *bars)
-        else:
+        try:
+            bars = _bars(view)
+        except _NotMappedError:
             axes = figure.add_subplot(down, across, number + 1)
             axes.bar(range(len(view.found.ratios)), view.found.ratios, color=COLOURS["boundary"])
             axes.set_xticks(range(len(view.found.ratios)), map(str, view.found.strongest))
             axes.set_xlabel("dimension")
             axes.set_ylabel("times the mean")
             axes.set_title(f"{view.name}\n{view.source}", fontsize=10)
+        else:
+            axes = figure.add_subplot(down, across, number + 1, projection="3d")
+            _draw_bars(axes, view, *bars)
         for finding in view.found.findings:
             groups = (finding.first_frame, finding.boundary, finding.interior)
             kind = finding.dimension_class
@@ -303,12 +520,12 @@ def _side_by_side(views: list[_View]) -> tuple[Figure, Rows]:
     return figure, rows
 
 
-PICTURES: dict[str, Callable[[_View], tuple[Figure, Rows] | None]] = {
-    "surface": _surface,
-    "groups": _groups,
-    "steps": _steps,
-    "ratios": _ratios,
-    "map": _map,
+PICTURES: dict[str, Callable[[_View], tuple[Figure, Rows]]] = {
+    "surface": _draw_surface,
+    "groups": _draw_groups,
+    "steps": _draw_steps,
+    "ratios": _draw_ratios,
+    "map": _draw_token_map,
 }
 
 

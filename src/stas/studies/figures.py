@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, told apart with any colour vision; the lines differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
-
 LINES = ("-", "--", "-.", ":")
+PANELS = 3  # of an axis, beside one another
 
 
 def draw_curves(run: Comparison) -> Figure:
@@ -63,9 +62,6 @@ def draw_curves(run: Comparison) -> Figure:
     count = len(whole)
     panels[0].set_title(f"mean over {count} video{'s' * (count > 1)} a run", fontsize=10)
     return figure
-
-
-PANELS = 3  # beside one another
 
 
 def draw_axis(table: AxisTable) -> Figure:

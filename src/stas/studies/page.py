@@ -1,4 +1,4 @@
-"""The pages of comparisons and studies: one HTML file each that opens from disk, with no other file.
+"""The pages of comparisons and studies: one HTML file each, which opens from disk by itself.
 
 Their text is in `templates/`; jinja2 escapes all that is put into it.
 """

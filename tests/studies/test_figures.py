@@ -1,0 +1,94 @@
+"""What is drawn of comparisons and studies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stas.measures.measure import Measures
+from stas.measures.result import VideoMetrics
+from stas.pipelines.prompts import Sample
+from stas.pipelines.sample import STRIP, Finished
+from stas.studies.compare import Comparison, read_setting
+from stas.studies.differences import Difference, paired_difference
+from stas.studies.figures import draw_axis, draw_curves, frames_over
+from stas.studies.plan import Study
+from stas.studies.study import StudyRun
+from stas.studies.tables import AxisTable
+
+CROSS = np.array([False, True, False, True])
+
+
+def test_curves_are_means_over_the_samples_with_cross_chunk_transitions_marked():
+    settings = [read_setting(name) for name in ("off", "on", "zero")]
+    samples = [Sample(str(seed), "x", seed) for seed in range(2)]
+    run = Comparison(
+        Path(), settings, samples, {}, [], model="m", device="cpu", measures=Measures()
+    )
+    for sample in samples:
+        for number, setting in enumerate(settings):
+            curve = np.arange(4.0) + number + 10 * sample.seed
+            curves = {"pixel difference": curve, "psnr": curve, "dino similarity": -curve}
+            metrics = VideoMetrics(curves, {}, CROSS)
+            run.finished[sample.name, setting.name] = Finished(None, metrics)
+    figure = draw_curves(run)
+    pixels, similarity = figure.axes
+    assert [axes.get_ylabel() for axes in figure.axes] == ["pixel difference", "dino similarity"]
+    assert [line.get_label() for line in pixels.lines] == ["off", "on", "zero"]
+    assert np.array_equal(pixels.lines[2].get_ydata(), np.arange(4.0) + 7)
+    assert np.array_equal(similarity.lines[0].get_ydata(), -np.arange(4.0) - 5)
+    assert [patch.get_x() for patch in pixels.patches] == [0.5, 2.5]
+    assert len({(line.get_color(), line.get_linestyle()) for line in pixels.lines}) == 3
+
+
+def row(measure, value, on):
+    off = [0.0] * len(on)
+    found = paired_difference(off, on) if on else None
+    return Difference(measure, value, 0.0, 0.0, found)
+
+
+def test_an_axis_has_a_panel_a_measure_and_fills_what_is_told():
+    measures = ["ssim", "ssim, within chunks", "nothing", "flicker"]
+    values = ["1", "first_frame, boundary"]
+    by_measure = {
+        "ssim": ([1.0] * 8, [-1.0, 1.0] * 4),
+        "ssim, within chunks": ([1.0] * 8, [1.0] * 8),
+        "nothing": ([], []),
+        "flicker": ([1.0] * 5, []),
+    }
+    differences = [
+        [row(measure, value, on) for value, on in zip(values, by_measure[measure], strict=True)]
+        for measure in measures
+    ]
+    figure = draw_axis(AxisTable("regions", values, measures, differences, [0.0] * 4))
+    panels = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_title() for axes in panels] == ["ssim", "flicker"]
+    assert [tick.get_text() for tick in panels[0].get_xticklabels()] == ["1", "first_frame, …"]
+    _, _, told, _, untold = panels[0].lines
+    assert (told.get_marker(), untold.get_marker()) == ("o", "D")
+    assert told.get_markerfacecolor() != untold.get_markerfacecolor() == "white"
+    assert len(panels[1].lines) == 3 and panels[1].lines[2].get_marker() == "D"  # too few pairs
+    assert "n up to 8" in figure.get_suptitle()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_frames_over_an_axis_are_those_of_a_whole_sample(tmp_path, whole):
+    study = Study(name="s", prompts=("a", "b"), axes={"scale": (1.0, 2.0)})
+    run = StudyRun(tmp_path, study.settings(), study.samples(), {}, (), study=study)
+    last = run.samples[-1]
+    for number, setting in enumerate(run.settings):
+        path = run.files(number, last).path(STRIP)
+        path.parent.mkdir()
+        Image.new("RGB", (60, 20), (80 * number, 0, 0)).save(path)
+        run.finished[last.name, setting.name] = Finished(None, None)
+    if not whole:
+        del run.finished[last.name, "scale=2"]
+        assert frames_over(run, "scale") is None
+        return
+    picture = np.asarray(frames_over(run, "scale"))
+    parts = np.split(picture, 3)
+    assert picture.shape[1] == 60
+    assert [tuple(part[-1, -1]) for part in parts] == [(0, 0, 0), (80, 0, 0), (160, 0, 0)]

@@ -1,0 +1,133 @@
+"""The pages of comparisons and studies, as a browser reads them: no name or prompt becomes HTML."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import jinja2
+import pytest
+
+import stas
+from stas.measures.measure import Measures
+from stas.method.config import STASConfig
+from stas.studies.page import write_page, write_report, write_study_report
+from stas.studies.plan import Setting, Study
+
+pytestmark = pytest.mark.filterwarnings("ignore:Glyph")  # matplotlib's font has no fox
+SMALL = {"num_frames": 5, "num_inference_steps": 2, "height": 32, "width": 32}
+PROMPT = """a <b>red</b> "circle" & a 'fox' 🦊 {{ 7 * 7 }} --> </script>"""
+NAME = """<i title="x">&amp; it's 🦊"""
+
+
+class Page(HTMLParser):
+    """A page's tags with their attributes, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts, self.open = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+    def all(self, tag, attribute):
+        return [values[attribute] for name, values in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return stas.load_pipeline(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def comparison(loaded, tmp_path_factory):
+    return stas.compare(
+        loaded,
+        [PROMPT, "a blue square"],
+        tmp_path_factory.mktemp("comparison") / "c",
+        settings=["off", Setting(NAME, STASConfig(scale=2.0).to_dict())],
+        arguments=SMALL,
+        measures=Measures(names=("pixel difference",)),
+    )
+
+
+@pytest.fixture(scope="module")
+def study(loaded, tmp_path_factory):
+    wanted = Study(
+        name=NAME,
+        prompts=(PROMPT,),
+        axes={"regions": (("first_frame",), ("first_frame", "boundary"))},
+        arguments=SMALL,
+        measures=("pixel difference",),
+    )
+    return stas.run_study(wanted, tmp_path_factory.mktemp("study") / "s", pipeline=loaded)
+
+
+def read(run):
+    return Page((run.folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_names_and_prompts_of_a_comparison_are_text(comparison):
+    page = read(comparison)
+    assert not {"b", "i"} & {tag for tag, _ in page.tags}
+    assert page.all("video", "aria-label") == [f"{PROMPT}, seed 0", "a blue square, seed 0"]
+    assert page.all("img", "alt")[0] == f"Frames of each run: {PROMPT}, seed 0"
+    assert f"off | {NAME}" in page.text and f"{PROMPT}, seed 0" in page.text
+    assert page.texts.count(NAME) == 1 + len(comparison.differences())  # settings, and each row
+
+
+def test_names_and_values_of_a_study_are_text(study):
+    page = read(study)
+    assert not {"b", "i"} & {tag for tag, _ in page.tags}
+    assert page.texts.count(NAME) == 2  # its title and its heading
+    write_study_report(replace(study, finished=dict(list(study.finished.items())[:1])))
+    assert "Not finished: 2 videos are missing." in read(study).text
+    write_study_report(study)
+
+
+def test_a_page_needs_no_other_file(comparison, study):
+    for run, videos, pictures in ((comparison, 2, 3), (study, 0, 2)):
+        page = read(run)
+        sources = page.all("img", "src") + page.all("video", "src")
+        assert len(sources) == videos + pictures
+        assert all(source.startswith(("data:image/png;", "data:video/mp4;")) for source in sources)
+        assert not {"link", "a", "iframe"} & {tag for tag, _ in page.tags}
+
+
+def test_the_table_of_a_comparison_is_the_csv(comparison):
+    rows = comparison.differences()
+    page = read(comparison)
+    for row in rows:
+        cells = (f"{row.before:.4g}", f"{row.after:.4g}", f"{row.found.difference:+.3g}")
+        assert " ".join([row.measure, NAME, *cells, row.interval, "2", row.words]) in page.text
+    assert len(rows) == len((comparison.folder / "differences.csv").read_text().splitlines()) - 1
+
+
+def test_an_early_stop_is_said(comparison):
+    first = comparison.samples[0].name
+    part = {key: found for key, found in comparison.finished.items() if key[0] == first}
+    write_report(replace(comparison, finished=part))
+    assert "Stopped early: 1 of 2 samples are here." in read(comparison).text
+    write_report(comparison)
+    assert "Stopped early" not in read(comparison).text
+
+
+def test_a_template_that_lacks_a_value_writes_nothing(tmp_path):
+    with pytest.raises(jinja2.UndefinedError, match="title"):
+        write_page(tmp_path / "report.html", "base.html")
+    assert list(tmp_path.iterdir()) == []
