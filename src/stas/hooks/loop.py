@@ -167,6 +167,7 @@ class PipelineLoop(Loop):
         self._starter = next(
             (spec.loop.starters[n] for spec in specs for n in spec.loop.starters if n in names), ""
         )
+        self._counts_early = any(n in names for spec in specs for n in spec.loop.counts_early)
         self._scheduler: Any = None
         self._heard_guiders: list[Any] = []
         self._heard: list[tuple[Any, str, Listener]] = []
@@ -324,9 +325,9 @@ class PipelineLoop(Loop):
         self._first = None
 
     def _own_length(self) -> int | None:
-        """How many timesteps the pipeline says that its present call has."""
-        if not self._is_running():
-            return None  # what it says is of an old call
+        """How many timesteps the pipeline says that its present loop has."""
+        if self._counts_early or not self._is_running():
+            return None  # what it says is of all its loops, or of an old call
         return getattr(self.pipeline, "_num_timesteps", None)
 
     def _order(self) -> int:

@@ -111,6 +111,8 @@ class LoopSpec:
             arguments by name and what it returned as "return": what is kept of them, in numbers.
         starters: For pipelines that never call their scheduler's `step`, the method that
             begins a loop and returns its timesteps first; each cond forward is then a step.
+        counts_early: Pipelines that set their number of timesteps before `set_timesteps`, and maybe
+            over all their loops: that of the scheduler holds.
         guidance: How classifier-free guidance calls the transformer: "separate" calls, cond
             first, or one "batched" call with the uncond rows first.
         contexts: What cache contexts mean, beside "cond", "uncond", "cond_uncond" and the guiders'
@@ -123,10 +125,12 @@ class LoopSpec:
     idle: Callable[[Forward], bool] | None = None
     watches: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
     starters: Mapping[str, str] = field(default_factory=dict)
+    counts_early: tuple[str, ...] = ()
     guidance: Guidance = "separate"
     contexts: Mapping[str, RowBranch] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _expect_names(self, "counts_early")
         _expect_functions(self, "idle")
         _expect_type(self, Mapping, "a mapping", "watches", "starters", "contexts")
         for name, function in self.watches.items():
@@ -226,6 +230,7 @@ class ModelSpec:
         _expect_known("the keys of refusals", self.refusals, ("steer", "record", *self.pipelines))
         _expect_known("the keys of needs", self.loading.needs, self.pipelines)
         _expect_known("the keys of starters", self.loop.starters, self.pipelines)
+        _expect_known("counts_early", self.loop.counts_early, self.pipelines)
         _expect_known("chunked", self.loading.chunked, self.pipelines)
 
     def blocks(self, transformer: nn.Module) -> list[nn.Module]:

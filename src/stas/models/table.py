@@ -216,14 +216,16 @@ MODELS: dict[str, ModelSpec] = {
             transformer="AnyFlowTransformer3DModel",
             pipelines=("AnyFlowPipeline",),
             tokens=TokenSpec(stacks=("blocks",), latents="BFCHW"),
-            loop=LoopSpec(guidance="batched"),
+            loop=LoopSpec(counts_early=("AnyFlowPipeline",), guidance="batched"),
             verified=("class", "pipeline"),
         ),
         ModelSpec(
             transformer="AnyFlowFARTransformer3DModel",
             pipelines=("AnyFlowFARPipeline",),
             tokens=TokenSpec(stacks=("blocks",), latents="BFCHW"),
-            loop=LoopSpec(idle=_far_idle, guidance="batched"),
+            loop=LoopSpec(
+                idle=_far_idle, counts_early=("AnyFlowFARPipeline",), guidance="batched"
+            ),
             verified=("class", "pipeline"),
             note="each chunk is a loop with a first frame of its own; passes that fill the cache "
             "are left alone",
