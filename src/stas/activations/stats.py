@@ -7,24 +7,18 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from stas.files import whole_file
-from stas.method.config import REGIONS, Region
+from stas.method.config import REGIONS, Region, RowBranch
 from stas.method.kernels import has_triton
 from stas.method.tokens import TokenGrid
 
 FORMAT = "stas.stats/1"
-
-
-RecordedBranch = Literal["cond", "uncond", "other"]
-
-
-RECORDED_BRANCHES: tuple[RecordedBranch, ...] = get_args(RecordedBranch)
 
 
 SURFACE_BINS = 256  # at most so many groups of neighbouring tokens
@@ -229,8 +223,8 @@ class ActivationStats:
         self.map_dims = tuple(map_dims)
         self.metadata = dict(metadata or {})
         self.num_steps: int | None = None  # denoising steps of a video; None before the first
-        self.cells: dict[tuple[int, RecordedBranch], Moments] = {}
-        self.samples: dict[tuple[int, RecordedBranch], int] = {}
+        self.cells: dict[tuple[int, RowBranch], Moments] = {}
+        self.samples: dict[tuple[int, RowBranch], int] = {}
         self.surface: RunningMean | None = None  # (map_blocks, bins, D)
         self.token_map: RunningMean | None = None  # (map_blocks, map_dims, F, H, W)
 
@@ -252,7 +246,7 @@ class ActivationStats:
         self,
         step: int,
         num_steps: int,
-        branch: RecordedBranch,
+        branch: RowBranch,
         block: int,
         partial: torch.Tensor,
         grid: TokenGrid,
@@ -310,7 +304,7 @@ class ActivationStats:
         self,
         *,
         steps: Collection[int] | None = None,
-        branches: Collection[RecordedBranch] | None = None,
+        branches: Collection[RowBranch] | None = None,
         regions: Collection[Region] = REGIONS,
     ) -> Moments:
         """The moments over chosen steps, branches and regions, all of them by default.
