@@ -1,4 +1,4 @@
-"""What a row's functions are given and keep: numbers of watched methods, and memory of a forward."""
+"""What a row's functions are given and keep: numbers of watched methods, memory of a forward."""
 
 from __future__ import annotations
 

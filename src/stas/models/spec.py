@@ -107,8 +107,8 @@ class LoopSpec:
     Args:
         idle: A function of the forward: whether it is no denoising step and is left alone (it
             fills a cache, say).
-        watches: Methods of the pipeline that say what a forward does not, each with a function of its
-            arguments by name and what it returned as "return": what is kept of them, in numbers.
+        watches: Methods of the pipeline that say what a forward does not, each with a function of
+            its arguments by name and what it returned as "return": what is kept, in numbers.
         starters: For pipelines that never call their scheduler's `step`, the method that
             begins a loop and returns its timesteps first; each cond forward is then a step.
         counts_early: Pipelines that set their number of timesteps before `set_timesteps`, and maybe
@@ -357,6 +357,7 @@ class ModelSpec:
 
 
 def stated_grid(inputs: Mapping[str, Any]) -> TokenGrid:
+    """The grid that a forward's arguments say in so many words."""
     return TokenGrid(*(int(inputs[key]) for key in ("num_frames", "height", "width")))
 
 

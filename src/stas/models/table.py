@@ -112,14 +112,11 @@ def _far_idle(forward: Forward) -> bool:
     return bool(flags.get("is_cache_step"))
 
 
-# One row per class. Layouts were found by running the real classes (tests/zoo); the rest, such as
-# frames per second, is what diffusers' documentation of each pipeline says.
 _IMAGE = "it makes one frame, and the method steers videos. stas.record reads it."
-
-
 _MODULAR = "Only modular pipelines run it; steer its bare transformer and use handle.set_step."
 
-
+# One row per class. Layouts were found by running the real classes (tests/zoo); the rest, such as
+# frames per second, is what diffusers' documentation of each pipeline says.
 MODELS: dict[str, ModelSpec] = {
     spec.transformer: spec
     for spec in (
@@ -195,9 +192,8 @@ MODELS: dict[str, ModelSpec] = {
             loading=LoadingSpec(
                 float32=("vae",),
                 fps=24,
-                chunked=(
-                    "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
-                ),  # behind the given video
+                # It decodes what it made behind the given video.
+                chunked=("SkyReelsV2DiffusionForcingVideoToVideoPipeline",),
             ),
             verified=("class", "pipeline"),
             note="diffusion forcing only with ar_step=0; each window is a loop",
@@ -223,9 +219,7 @@ MODELS: dict[str, ModelSpec] = {
             transformer="AnyFlowFARTransformer3DModel",
             pipelines=("AnyFlowFARPipeline",),
             tokens=TokenSpec(stacks=("blocks",), latents="BFCHW"),
-            loop=LoopSpec(
-                idle=_far_idle, counts_early=("AnyFlowFARPipeline",), guidance="batched"
-            ),
+            loop=LoopSpec(idle=_far_idle, counts_early=("AnyFlowFARPipeline",), guidance="batched"),
             verified=("class", "pipeline"),
             note="each chunk is a loop with a first frame of its own; passes that fill the cache "
             "are left alone",
