@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 JOBS ?= auto
 
-.PHONY: demo test lint format bench pictures docs
+.PHONY: demo test quick lint format bench pictures docs
 
 demo: $(INSTALLED)
 	$(BIN)/stas generate "a red circle moving right on a blue background" -o outputs/demo.mp4 --force
@@ -13,10 +13,16 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
+# For the inner loop: what is not slow, without the tests that run every model and cache.
+quick: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests/test_*.py tests/method tests/media \
+		tests/activations tests/measures tests/cli tests/studies tests/hooks/test_steer.py tests/hooks/test_loop.py
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""Temporal flickering of three videos: `stas.measures.measure` against the `vbench` package's own function.
+"""Temporal flickering of three videos: `stas.measures` against the `vbench` package's function.
 
     python -m benchmarks.vbench_agreement --vbench-python vbench-env/bin/python [--output FILE]
 

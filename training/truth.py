@@ -55,8 +55,8 @@ def truth(frames: Frames, prompt: str) -> dict[str, float]:
 
     Raises:
         TypeError: See `stas.measures.frames.check_frames`.
-        ValueError: See `stas.measures.frames.check_frames`, or the prompt is no caption, has two objects,
-            or a pattern on the background.
+        ValueError: See `stas.measures.frames.check_frames`, or the prompt is no caption, has two
+            objects, or a pattern on the background.
 
     Example:
         >>> black = np.zeros((5, 64, 64, 3), np.uint8)

@@ -31,7 +31,7 @@ from benchmarks.peers import (
 )
 from docs.make_peers import PAGE, load, number, page
 from stas.assets import BUNDLED_MODEL
-from stas.pipelines.model import generate
+from stas.pipelines.model import LoadedPipeline
 
 PROMPT, SEED = "a red circle moving right on a blue background", 3
 STEPS = 10  # in fewer, skip-layer and perturbed attention guidance have no step of their own
@@ -58,7 +58,7 @@ def test_plain_guidance_is_what_the_pipeline_makes(maker, monkeypatch):
 def test_steering_is_what_it_is_in_the_pipeline(maker, made):
     arguments = maker.arguments | {"prompt": PROMPT, "guidance_scale": maker.scale}
     with stas.steer(maker.parts):
-        expected = generate(maker.parts, arguments, SEED)
+        expected = LoadedPipeline(maker.parts).generate(arguments, SEED)
     assert np.array_equal(made["STAS"].frames, expected)
 
 

@@ -6,7 +6,6 @@ import av
 import numpy as np
 import pytest
 
-from stas.media.pictures import GAP, strip
 from stas.media.video import read_video, to_frames, write_mp4
 
 
@@ -62,15 +61,3 @@ def test_another_shape_is_refused():
         ValueError, match=r"\(frames, height, width, 3\), but got shape \(2, 2, 3\)"
     ):
         to_frames(np.zeros((2, 2, 3)))
-
-
-def test_a_strip_shows_first_and_last_frame():
-    frames = clip(count=17)
-    pixels = np.asarray(strip(frames, count=5))
-    assert pixels.shape == (32, 5 * 48 + 4 * GAP, 3)
-    for column, index in enumerate((0, 4, 8, 12, 16)):
-        left = column * (48 + GAP)
-        assert np.array_equal(pixels[:, left : left + 48], frames[index])
-        assert (pixels[:, left + 48 : left + 48 + GAP] == 255).all()
-    assert strip(frames[:3], count=8).size == (3 * 48 + 2 * GAP, 32)
-    assert strip(frames[:1]).size == (48, 32)

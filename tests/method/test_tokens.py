@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stas.method.config import REGIONS
-from stas.method.frames import FrameMap
 from stas.method.tokens import TokenGrid, VideoTokens
 
 grids = st.builds(TokenGrid, st.integers(1, 6), st.integers(1, 7), st.integers(1, 7))
@@ -67,26 +66,3 @@ def test_another_number_of_tokens_than_the_inputs_say_is_refused(tokens):
     video = VideoTokens(TokenGrid(3, 2, 2))
     with pytest.raises(RuntimeError, match=f"{tokens} tokens a sample, but .* make 12"):
         video.of(torch.zeros(1, tokens, 5))
-
-
-@given(st.integers(1, 8), st.booleans(), st.integers(1, 30))
-def test_pixel_frames_and_latent_frames_invert_each_other(ratio, causal, latent_frames):
-    frames = FrameMap(ratio, causal)
-    covered = [p for f in range(latent_frames) for p in frames.pixel_frames(f)]
-    assert covered == list(range(len(covered)))
-    assert frames.num_latent_frames(len(covered)) == latent_frames
-    for f in range(latent_frames):
-        assert {frames.latent_frame(p) for p in frames.pixel_frames(f)} == {f}
-
-
-def test_the_papers_cross_chunk_transitions():
-    crossing = [p for p in range(24, 36) if FrameMap(4).is_cross_chunk(p)]
-    assert crossing == [24, 28, 32]
-
-
-@pytest.mark.parametrize(
-    ("pixel_frames", "nearest"), [(80, "77 and 81"), (0, "1 and 5"), (3, "1 and 5")]
-)
-def test_impossible_lengths_name_the_nearest(pixel_frames, nearest):
-    with pytest.raises(ValueError, match=f"nearest are {nearest}"):
-        FrameMap(4).num_latent_frames(pixel_frames)

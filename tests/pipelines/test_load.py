@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 import stas
 from stas.assets import BUNDLED_MODEL
 from stas.pipelines.load import load_pipeline
-from stas.pipelines.model import LoadedPipeline
 from stas.pipelines.options import PipelineOptions
-from tests.tiny import tiny_cogvideox, tiny_wan
+from tests.tiny import tiny_wan
 
 PROMPT = "a red circle moving right on a blue background"
 
@@ -76,79 +75,6 @@ def test_the_profile_is_what_detection_finds(bundled):
         transformer.register_to_config(_name_or_path=name)
 
 
-def test_generation_is_deterministic_and_reports_every_step(bundled):
-    arguments = small(bundled)
-    reports = []
-    first = bundled.generate(arguments, 3, report=lambda *where: reports.append(where))
-    assert first.shape == (5, 64, 64, 3)
-    assert first.dtype == np.uint8
-    assert reports == [(0, 2), (1, 2), (2, 2)]
-    assert np.array_equal(bundled.generate(arguments, 3), first)
-    assert not np.array_equal(bundled.generate(arguments, 4), first)
-    assert "progress_bar" not in vars(bundled)
-
-
-@pytest.mark.parametrize("version", ["1.0", "1.5"])
-def test_cogvideox_makes_as_many_frames_as_asked_and_refuses_what_it_would_round(version):
-    pipeline = LoadedPipeline(tiny_cogvideox(version=version))
-    wanted = {"prompt": "a red circle", "height": 32, "width": 32, "num_frames": 9}
-    wanted |= {"num_inference_steps": 3, "max_sequence_length": 16}
-    reports = []
-    frames = pipeline.generate(
-        pipeline.arguments(wanted),
-        0,
-        report=lambda *where: reports.append(where),
-    )
-    assert reports[-1] == (3, 3)
-    assert frames.shape == (9, 32, 32, 3)
-    with pytest.raises(ValueError, match=r"1 \+ 8 \* n. The nearest are 9 and 17"):
-        pipeline.arguments(wanted | {"num_frames": 13})
-
-
-def test_defaults_come_from_the_model_folder(bundled, tiny_folder):
-    defaults = json.loads((BUNDLED_MODEL / "defaults.json").read_text())
-    arguments = bundled.arguments({"prompt": PROMPT, "num_inference_steps": None})
-    assert arguments["num_inference_steps"] == defaults["num_inference_steps"]
-    assert "fps" not in arguments
-    assert bundled.fps == defaults["fps"]
-    other = load_pipeline(PipelineOptions(model=str(tiny_folder), device="cpu"))
-    assert other.arguments({"prompt": PROMPT}) == {"prompt": PROMPT}
-    assert other.fps == 16
-
-
-@pytest.mark.parametrize(
-    ("wanted", "message"),
-    [
-        ({"num_frames": 10}, r"10 frames: it makes 1 \+ 4 \* n. The nearest are 9 and 13"),
-        ({"num_frames": 0}, "num_frames must be an integer, at least 1, but got 0"),
-        ({"num_frames": "9"}, "num_frames must be an integer"),
-        ({"num_inference_steps": 0}, "num_inference_steps must be an integer, at least 1"),
-        ({"width": 100}, "width must be a multiple of 16.*nearest are 96 and 112"),
-        ({"height": 8}, "height must be a multiple of 16.*nearest are 16 and 32"),
-        ({"strength": 1.0}, "WanPipeline takes no strength"),
-    ],
-)
-def test_what_the_pipeline_cannot_make_is_refused(bundled, wanted, message):
-    with pytest.raises(ValueError, match=message):
-        small(bundled, **wanted)
-
-
-def test_a_pipeline_that_needs_an_image_says_so(bundled):
-    from diffusers import WanImageToVideoPipeline
-
-    image_to_video = WanImageToVideoPipeline(
-        tokenizer=bundled.tokenizer,
-        text_encoder=bundled.text_encoder,
-        transformer=bundled.transformer,
-        vae=bundled.vae,
-        scheduler=bundled.scheduler,
-        image_processor=None,
-        image_encoder=None,
-    )
-    with pytest.raises(ValueError, match=r"also needs image.*stas\.steer\(pipe\)"):
-        LoadedPipeline(image_to_video).arguments({"prompt": PROMPT})
-
-
 def test_components_that_diffusers_wants_in_float32_stay_there(tiny_folder):
     options = PipelineOptions(model=str(tiny_folder), device="cpu", dtype="bfloat16")
     pipeline = load_pipeline(options)
@@ -188,12 +114,6 @@ def test_lora_weights_change_the_video_by_their_weight(tmp_path, tiny_folder):
     assert 0 < difference(0.5) < difference(4.0)
 
 
-@pytest.mark.parametrize("source", ["no.safetensors", "a/no.safetensors", "nope", "~/no", "a/b/c"])
-def test_a_lora_that_is_not_there_is_told_before_the_model_is_read(source):
-    with pytest.raises(FileNotFoundError, match=f"'{source}'. Expected is a .safetensors file"):
-        PipelineOptions(device="cpu", loras={source: 1.0}).resolved()
-
-
 def lora_file(path, name, rank, width):
     a, b = torch.ones(rank, width), torch.ones(width, rank)
     save_file({f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}, path)
@@ -226,23 +146,6 @@ def test_a_lora_that_cannot_be_loaded_gets_one_line(
         load_pipeline(options)
     assert caught.match("Expected is a .safetensors file .* hub id .* network is needed")
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"model": "./nowhere"}, FileNotFoundError, "no folder './nowhere'.*hub id"),
-        ({"model": "nowhere"}, FileNotFoundError, "hub id looks like OWNER/NAME"),
-        ({"dtype": "int8"}, ValueError, "dtype must be one of auto, float32"),
-        ({"offload": "disk"}, ValueError, "offload must be one of none, model"),
-        ({"offload": "model"}, ValueError, "the device is the CPU"),
-        ({"device": "toaster"}, ValueError, "device 'toaster' can't be used here"),
-        ({"loras": {"./no.safetensors": 1.0}}, FileNotFoundError, "LoRA.*no.safetensors"),
-    ],
-)
-def test_bad_options_are_refused(options, error, message):
-    with pytest.raises(error, match=message):
-        load_pipeline(PipelineOptions(**{"device": "cpu"} | options))
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path):

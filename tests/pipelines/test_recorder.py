@@ -9,6 +9,7 @@ import stas
 from stas.activations.profiles import Profile, cached_profile
 from stas.activations.stats import ActivationStats
 from stas.assets import prompt_list
+from stas.pipelines.model import LoadedPipeline
 from stas.pipelines.recorder import make_profile, record_videos
 from tests.tiny import plant_massive_dimension, tiny_wan
 from training.clips import scenes
@@ -26,7 +27,7 @@ def same(one, two):
 
 
 def test_what_is_finished_is_in_the_file_and_the_rest_can_follow(tmp_path):
-    whole = record_videos(tiny_wan(), PROMPTS, CALL, tmp_path / "whole.safetensors")
+    whole = record_videos(LoadedPipeline(tiny_wan()), PROMPTS, CALL, tmp_path / "whole.safetensors")
     path = tmp_path / "parts.safetensors"
 
     def stop(number, done, steps):
@@ -34,18 +35,24 @@ def test_what_is_finished_is_in_the_file_and_the_rest_can_follow(tmp_path):
             raise KeyboardInterrupt  # in the middle of the third video
 
     with pytest.raises(KeyboardInterrupt):
-        record_videos(tiny_wan(), PROMPTS, CALL, path, report=stop)
+        record_videos(LoadedPipeline(tiny_wan()), PROMPTS, CALL, path, report=stop)
     assert ActivationStats.load(path).metadata["finished"] == "2"
     assert set(ActivationStats.load(path).samples.values()) == {2}
-    record_videos(tiny_wan(), PROMPTS, CALL, path, resume=True)
+    record_videos(LoadedPipeline(tiny_wan()), PROMPTS, CALL, path, resume=True)
     same(ActivationStats.load(path), whole)
-    same(record_videos(tiny_wan(), PROMPTS, CALL, path, resume=True), whole)  # nothing is left
+    same(
+        record_videos(LoadedPipeline(tiny_wan()), PROMPTS, CALL, path, resume=True), whole
+    )  # nothing is left
 
 
 def test_every_video_has_its_own_prompt_and_seed(tmp_path):
-    together = record_videos(tiny_wan(), PROMPTS[:2], CALL, tmp_path / "both.safetensors", seed=4)
+    together = record_videos(
+        LoadedPipeline(tiny_wan()), PROMPTS[:2], CALL, tmp_path / "both.safetensors", seed=4
+    )
     one, two = (
-        record_videos(tiny_wan(), [prompt], CALL, tmp_path / f"{seed}.safetensors", seed=seed)
+        record_videos(
+            LoadedPipeline(tiny_wan()), [prompt], CALL, tmp_path / f"{seed}.safetensors", seed=seed
+        )
         for seed, prompt in ((4, PROMPTS[0]), (5, PROMPTS[1]))
     )
     one.merge(two)
@@ -65,10 +72,10 @@ def test_every_video_has_its_own_prompt_and_seed(tmp_path):
 def test_another_run_is_not_mixed_in(tmp_path, change, message):
     path = tmp_path / "s.safetensors"
     options = {"prompts": PROMPTS[:1], "arguments": CALL, "path": path}
-    record_videos(tiny_wan(), **options)
+    record_videos(LoadedPipeline(tiny_wan()), **options)
     before = path.read_bytes()
     with pytest.raises(ValueError, match=message):
-        record_videos(tiny_wan(), **(options | change), resume=True)
+        record_videos(LoadedPipeline(tiny_wan()), **(options | change), resume=True)
     assert path.read_bytes() == before
 
 
@@ -76,14 +83,18 @@ def test_what_was_recorded_by_hand_is_not_gone_on_with(tmp_path):
     with stas.record(tiny_wan()) as recording:
         recording.stats.save(tmp_path / "s.safetensors")
     with pytest.raises(ValueError, match="its arguments is None, but now it is"):
-        record_videos(tiny_wan(), PROMPTS, CALL, tmp_path / "s.safetensors", resume=True)
+        record_videos(
+            LoadedPipeline(tiny_wan()), PROMPTS, CALL, tmp_path / "s.safetensors", resume=True
+        )
 
 
 def test_no_prompts_and_an_unwritable_place(tmp_path):
     with pytest.raises(ValueError, match="no prompts"):
-        record_videos(tiny_wan(), [], CALL, tmp_path / "s.safetensors")
+        record_videos(LoadedPipeline(tiny_wan()), [], CALL, tmp_path / "s.safetensors")
     with pytest.raises(OSError):
-        record_videos(tiny_wan(), PROMPTS[:1], CALL, tmp_path / "none" / "s.safetensors")
+        record_videos(
+            LoadedPipeline(tiny_wan()), PROMPTS[:1], CALL, tmp_path / "none" / "s.safetensors"
+        )
 
 
 def test_a_measured_profile_is_used_by_steer(tmp_path):

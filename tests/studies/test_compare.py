@@ -25,7 +25,7 @@ from stas.pipelines.prompts import Sample
 from stas.studies.compare import compare
 from stas.studies.plan import Setting
 from tests.command import DIMS, files, interrupt
-from tests.measures.test_measure import save_encoder, save_head
+from tests.measures.test_features import save_encoder, save_head
 
 OPTIONS = PipelineOptions(device="cpu").resolved()
 SMALL = {"num_frames": 5, "num_inference_steps": 2, "height": 64, "width": 64}
@@ -185,7 +185,7 @@ def test_ctrl_c_keeps_finished_samples_and_reports_them(pipeline, tmp_path):
     made = []
     with pytest.raises(FileExistsError, match="--resume"):
         compare(pipeline, SAMPLES, tmp_path, settings=RUNS[:2], arguments=SMALL)
-    with pytest.raises(ValueError, match="holds another comparison.*fps"):
+    with pytest.raises(ValueError, match=r"holds another comparison.*fps"):
         compare(pipeline, SAMPLES, tmp_path, settings=RUNS[:2], arguments=SMALL, fps=3, resume=True)
     result = compare(
         pipeline,

@@ -19,7 +19,7 @@ from stas.activations.stats import ActivationStats, partial_sums
 from stas.assets import BUNDLED_MODEL
 from stas.method.frames import FrameMap
 from stas.method.tokens import TokenGrid
-from tests.activations.test_massive import spiked
+from tests.method.test_detection import spiked
 from training import ablations
 from training.__main__ import run
 from training.border import by_place, compare, places, token_cover

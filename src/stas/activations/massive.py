@@ -119,8 +119,8 @@ def find_massive_activations(
         ValueError: Nothing was recorded, no such block, or thresholds out of order.
 
     Example:
-        >>> from stas.stats import partial_sums
-        >>> from stas.tokens import TokenGrid
+        >>> from stas.activations.stats import partial_sums
+        >>> from stas.method.tokens import TokenGrid
         >>> grid, h = TokenGrid(2, 2, 2), torch.ones(8, 64)
         >>> h[:, 7] = -99.0
         >>> stats = ActivationStats(blocks=(0,), width=64, boundary=0.08)

@@ -266,8 +266,9 @@ def _make(
     from stas.pipelines.sample import VideoFiles, make_sample
 
     arguments = loaded.arguments(wanted)
-    with loaded.steered(steering) as handle, step_bar(label, handle) as report:
-        frames, record = make_sample(loaded, sample, arguments, handle, fps=fps, report=report)
+    with loaded.steered(steering) as handle:
+        with step_bar(label, handle) as report:
+            frames, record = make_sample(loaded, sample, arguments, handle, fps=fps, report=report)
         _say_what_was_steered(handle, said)
     place.parent.mkdir(parents=True, exist_ok=True)
     VideoFiles(place.with_suffix("")).write(frames, record)

@@ -253,8 +253,8 @@ class PipelineLoop(Loop):
             raise RuntimeError(
                 f"{self.clock.calls} forwards with different timesteps were made, but the "
                 f"{type(self.pipeline).__name__}'s scheduler.step was not called between them, so "
-                "the step is not known. Call it, or steer the bare transformer and tell the step by "
-                "handle.set_step(i, n)."
+                "the step is not known. Call it, or steer the bare transformer and tell the step "
+                "by handle.set_step(i, n)."
             )
 
     def branches(self, spec: ModelSpec, context: str | None, batch: int) -> Branches:
@@ -362,8 +362,8 @@ def _guidance_is_on(pipeline: Any) -> bool | None:
 def _running_pipeline(known: Any) -> Any:
     """The pipeline whose call is running in this thread, the innermost one; None for no pipeline's.
 
-    Asked is the stack: nothing else tells apart two pipelines on the same weights, one in a callback
-    of the other or in a thread of its own.
+    Asked is the stack: nothing else tells apart two pipelines on the same weights, one in a
+    callback of the other or in a thread of its own.
     """
     frame = sys._getframe(1)
     while frame is not None:

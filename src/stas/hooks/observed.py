@@ -2,8 +2,8 @@
 
 While somebody listens, the object has a class of its own beneath its class: the same name, and
 properties in place of the methods. So what lies in the object's dictionary stays where it is and a
-method that anybody sets anew is heard too; slots, properties and methods patched on the class work as
-ever; and copies, shallow, deep or pickled, are of the object's own class.
+method that anybody sets anew is heard too; slots, properties and methods patched on the class work
+as ever; and copies, shallow, deep or pickled, are of the object's own class.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def listen(owner: Any, name: str, listener: Listener) -> Any:
             object.__setattr__(holder, "__class__", cls)
         except TypeError as error:
             raise TypeError(
-                f"The calls of {type(holder).__name__}.{name} can't be followed: {error}. Steer the "
-                "bare transformer and tell the step by handle.set_step(i, n) in a loop of your own."
+                f"The calls of {type(holder).__name__}.{name} can't be followed: {error}. Steer "
+                "the bare transformer, and tell the step by handle.set_step(i, n)."
             ) from error
     cls.heard.setdefault(name, []).append(listener)
     if name not in vars(cls):

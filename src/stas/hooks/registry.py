@@ -120,8 +120,8 @@ def attach_beneath(block: nn.Module, hook: BlockHook, hook_name: str) -> None:
 def keep_attached(block: nn.Module, hook: BlockHook, hook_name: str) -> None:
     """See that what the block runs now comes by the hook, whatever was put on it since.
 
-    A forward of the block's class that was exchanged is taken over. A forward that was set on the block
-    itself is left there, with the hook after it.
+    A forward of the block's class that was exchanged is taken over. A forward that was set on the
+    block itself is left there, with the hook after it.
     """
     registry: Any = block._diffusers_hook
     innermost = registry._fn_refs[0]

@@ -83,9 +83,9 @@ class TransformerSteering(TransformerHooks[SteeredForward]):
         """Steer the tokens in place, or read their magnitudes."""
         if forward.rows is not None and present == slice(0, 0):
             raise RuntimeError(
-                f"Only the {self.steerer.config.branches[0]} branch is to be steered, but the batch "
-                f"of {self.name} is split inside its forward, and which rows run is not known. Steer "
-                "both branches."
+                f"Only the {self.steerer.config.branches[0]} branch is to be steered, but the "
+                f"batch of {self.name} is split inside its forward, and which rows run is not "
+                "known. Steer both branches."
             )
         return self.steerer.act(forward, tokens, hook.axes, present)
 

@@ -46,8 +46,8 @@ def outside_graphs(method: Method) -> Method:
 class TransformerHooks(ABC, Generic[ForwardT]):
     """Reaches the visual tokens of one transformer's blocks while attached.
 
-    What is decided of a forward is one value, which its blocks are given: recomputation under gradient
-    checkpointing gets the value of its own forward back, whatever was run since.
+    What is decided of a forward is one value, which its blocks are given: recomputation under
+    gradient checkpointing gets the value of its own forward back, whatever was run since.
 
     Args:
         name: The transformer's name in its pipeline.
@@ -114,8 +114,8 @@ class TransformerHooks(ABC, Generic[ForwardT]):
             forward: What `begin` returned.
             hook: That of the block.
             tokens: (B, N, D) or (B, F, S, D), see `VideoTokens.of`.
-            present: Which rows of the batch they are; None for all, an empty slice when a part of the
-                batch runs alone and nobody says which.
+            present: Which rows of the batch they are; None for all, an empty slice when a part of
+                the batch runs alone and nobody says which.
         """
 
     @abstractmethod
@@ -300,8 +300,8 @@ class TransformerHooks(ABC, Generic[ForwardT]):
     def _refuse_recomputation(self) -> None:
         if torch._C._current_graph_task_id() != -1:
             raise RuntimeError(
-                f"A block of {self.name} is recomputed in the backward pass by a checkpointing that "
-                "does not say of which forward. Use the transformer's own: "
+                f"A block of {self.name} is recomputed in the backward pass by a checkpointing "
+                "that does not say of which forward. Use the transformer's own: "
                 "transformer.enable_gradient_checkpointing()."
             )
 
@@ -363,7 +363,7 @@ class TransformerHooks(ABC, Generic[ForwardT]):
     def _replay(
         self, forward: ForwardT, batch: int, function: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """Run a checkpointed block, in its forward or anew in the backward pass, with handle or without."""
+        """Run a checkpointed block, in its forward or in the backward pass, attached or not."""
         running, replays, size = self.forward, self._replays, self._batch
         self.forward, self._replays, self._batch = forward, True, batch
         index = next((i for i, block in enumerate(self.blocks) if block is function), None)

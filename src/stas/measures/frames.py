@@ -38,8 +38,8 @@ def check_frames(frames: Any) -> Frames:
         raise ValueError("The frames hold NaN or infinite pixels, so nothing can be measured.")
     if array.dtype != np.uint8:
         raise TypeError(
-            f"Frames are measured as uint8, but got {array.dtype}. stas.media.video.to_frames makes "
-            "them from what a pipeline returns."
+            f"Frames are measured as uint8, but got {array.dtype}. stas.media.video.to_frames "
+            "makes them from what a pipeline returns."
         )
     if array.ndim != 4 or array.shape[-1] != 3:
         raise ValueError(

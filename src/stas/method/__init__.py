@@ -1,1 +1,1 @@
-"""Structured Activation Steering on one forward's tokens: pure torch, knowing no hook system and no model."""
+"""STAS on one forward's tokens: pure torch, knowing no hook system and no model."""

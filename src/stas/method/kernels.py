@@ -13,7 +13,7 @@ from stas.checks import StasWarning
 
 @cache
 def has_triton(device: torch.device) -> bool:
-    """Whether the kernels of `stas.method._triton` run on a CUDA device; tried once, on first use."""
+    """Whether Triton's kernels run on a CUDA device; tried once, on first use."""
     if find_module("triton") is None:
         return False
     try:

@@ -43,7 +43,8 @@ def _mean(values: torch.Tensor, scale: float, reference: Reference) -> torch.Ten
     return values.mean(dim=tuple(range(2, values.ndim)), keepdim=True)
 
 
-# What each op writes: of the values (dims, B, ...) at all visual tokens, the scale and the reference.
+# What each op writes: of the values (dims, B, ...) at all visual tokens, the scale and the
+# reference.
 OPERATORS: Mapping[Op, Callable[[torch.Tensor, float, Reference], torch.Tensor]] = MappingProxyType(
     {"max": _max, "scale": _scale, "zero": _zero, "mean": _mean}
 )
@@ -99,8 +100,8 @@ def steer_(
             in raster order. Changed in place.
         grid: The tokens' latent frames, height and width.
         dims: Massive dimensions, indices on the feature axis, 0 to D - 1.
-        op: One of "max", "scale", "zero", "mean", or a function. It is given the values of `dims` at
-            all visual tokens, (dims, B, N), and the reference magnitude m, (dims, B, 1) or
+        op: One of "max", "scale", "zero", "mean", or a function. It is given the values of `dims`
+            at all visual tokens, (dims, B, N), and the reference magnitude m, (dims, B, 1) or
             (1, B, 1), and returns targets that broadcast to the values' shape.
         regions: Any of "first_frame", "boundary", "interior"; all three is every visual token.
         boundary: r, the head and tail share of each latent frame, 0 to 0.5.

@@ -1,7 +1,7 @@
 """STAS on the tokens of one forward, knowing no model and no hook system.
 
-Whoever reaches the blocks of a transformer (diffusers' hooks, ComfyUI's patches, a loop of one's own)
-drives one `Steerer` a transformer:
+Whoever reaches the blocks of a transformer (diffusers' hooks, ComfyUI's patches, a loop of one's
+own) drives one `Steerer` a transformer:
 
     forward = steerer.begin(video, branches, device)  # before a forward; None: leave it alone
     found = steerer.act(forward, tokens, axes)        # at each steered block's output
@@ -178,7 +178,8 @@ class Steerer:
 
         Args:
             forward: What `begin` returned.
-            tokens: A view of what a block returned, (B, N, D) or (B, F, S, D); see `VideoTokens.of`.
+            tokens: A view of what a block returned, (B, N, D) or (B, F, S, D); see
+                `VideoTokens.of`.
             axes: The layout of the block's output.
             present: Which rows of the batch these are; None for all of them.
 
@@ -220,8 +221,9 @@ class Steerer:
             whole: Whether to detect only when no block is missing, as caches leave them out.
 
         Returns:
-            Whether the forward holds; False when it was steered by a profile whose dimensions are not
-            massive in these weights: its output is to be thrown away and the forward made again.
+            Whether the forward holds; False when it was steered by a profile whose dimensions are
+            not massive in these weights: its output is to be thrown away and the forward made
+            again.
         """
         if forward.dims is None:
             if self.dims.numbers is None:
@@ -242,15 +244,15 @@ class Steerer:
         Args:
             found: By block, (D,); None for blocks that did not run.
             whole: Whether to detect only when no block is missing.
-            how: The forward in words when it was one of its own. Otherwise nothing more of its step is
-                steered, so that both branches of guidance are alike in every step.
+            how: The forward in words when it was one of its own. Otherwise nothing more of its step
+                is steered, so that both branches of guidance are alike in every step.
         """
         magnitudes = [each for each in found if each is not None]
         missing = len(found) - len(magnitudes)
         if not magnitudes or (whole and missing):
             self.warn(
-                f"{self.name}: nothing is steered yet: {missing} of the {len(found)} blocks to read "
-                "were skipped, as caches do. The next forward is looked at."
+                f"{self.name}: nothing is steered yet: {missing} of the {len(found)} blocks to "
+                "read were skipped, as caches do. The next forward is looked at."
             )
             return
         massive = massive_from_magnitudes(magnitudes)
@@ -283,9 +285,9 @@ class Steerer:
         if all(ratio >= low for ratio, low in zip(ratios, least, strict=True)):
             return True
         self.warn(
-            f"{self.name}: the dimensions of the {self.dims.source.partition(':')[0]} are not massive "
-            f"in these weights: {describe_ratios(self.dims.numbers or (), ratios)}. They are "
-            "detected anew. To steer the profile's all the same, name them with dims=."
+            f"{self.name}: the dimensions of the {self.dims.source.partition(':')[0]} are not "
+            f"massive in these weights: {describe_ratios(self.dims.numbers or (), ratios)}. They "
+            "are detected anew. To steer the profile's all the same, name them with dims=."
         )
         self.dims = replace(self.dims, numbers=None)
         return False
@@ -300,8 +302,8 @@ class Steerer:
         raise RuntimeError(
             f"Only the {wanted} branch is to be steered, but nobody says which branch a forward "
             "belongs to. Steer both branches, or steer the bare transformer and tell the branch by "
-            f'handle.set_step(i, n, branch="{wanted}") before each forward, or branch="cond_uncond" for '
-            "one batch of both with the uncond rows first."
+            f'handle.set_step(i, n, branch="{wanted}") before each forward, or '
+            'branch="cond_uncond" for one batch of both with the uncond rows first.'
         )
 
     def _find_masks(self, video: VideoTokens, device: torch.device) -> dict[Axes, torch.Tensor]:
@@ -342,5 +344,6 @@ def _detection_text(found: MassiveActivations, how: str) -> str:
         return f"detected {how}: {found.describe()}"
     return (
         f"nothing is steered: no dimension reaches {found.threshold:g} times the mean magnitude "
-        f"{how}. Strongest: {found.describe()}. Name dimensions with dims= to steer them all the same."
+        f"{how}. Strongest: {found.describe()}. Name dimensions with dims= to steer them all "
+        "the same."
     )

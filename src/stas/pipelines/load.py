@@ -30,7 +30,8 @@ def load_pipeline(model: str | PipelineOptions = BUNDLED, **options: Any) -> Loa
             dtype, offload, loras.
 
     Returns:
-        The pipeline, of the class that the model's `model_index.json` names, with how it was loaded.
+        The pipeline, of the class that the model's `model_index.json` names, with how it was
+        loaded.
 
     Raises:
         FileNotFoundError: The model looks like a folder and is none, or has no `model_index.json`.

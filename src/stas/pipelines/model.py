@@ -29,7 +29,7 @@ DEFAULTS_FILE = "defaults.json"  # a model folder may say what its pipeline is b
 
 
 class LoadedPipeline:
-    """A diffusers pipeline with how it was loaded. Made by `stas.load_pipeline`, or around your own.
+    """A diffusers pipeline with how it was loaded, by `stas.load_pipeline` or by yourself.
 
     Args:
         pipeline: The diffusers pipeline.
@@ -132,14 +132,14 @@ class LoadedPipeline:
         """
         if self.name in self.spec.loading.chunked:
             raise ValueError(
-                f"{self.name} decodes its videos part by part, so one map does not hold for a whole "
-                "video."
+                f"{self.name} decodes its videos part by part, so one map does not hold for a "
+                "whole video."
             )
         found = self.vae_frame_map
         if found is None:
             raise ValueError(
-                f"{self.name} does not say how many pixel frames a latent frame has. Give its VAE a "
-                "temporal_compression_ratio, or its row a frame_step."
+                f"{self.name} does not say how many pixel frames a latent frame has. Give its VAE "
+                "a temporal_compression_ratio, or its row a frame_step."
             )
         return found
 

@@ -203,10 +203,10 @@ def compare(
 ) -> Comparison:
     """Make the same videos with steering off and on, measure, and show what differs.
 
-    Into `folder` go, for each prompt and seed, one video with the settings side by side (.mp4) and a
-    strip of frames (.png); `videos/` with each video for people (.mp4), exact to the bit (.mkv, H.264 in
-    RGB without loss), its numbers and its manifest (.json); `curves.png` and `curves.csv`, `values.csv`,
-    `differences.csv`, and `report.html`, one file that holds all to look at.
+    Into `folder` go, for each prompt and seed, one video with the settings side by side (.mp4) and
+    a strip of frames (.png); `videos/` with each video for people (.mp4), exact to the bit (.mkv,
+    H.264 in RGB without loss), its numbers and its manifest (.json); `curves.png` and `curves.csv`,
+    `values.csv`, `differences.csv`, and `report.html`, one file that holds all to look at.
 
     Ctrl-C keeps the finished videos and writes tables and report of the samples that are whole.
 

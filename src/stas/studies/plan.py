@@ -51,8 +51,8 @@ class Setting:
     Args:
         name: Unique among those of a run; "off" steers nothing.
         config: Fields of STASConfig, where `dims` may be one of DIMS_CLASSES; None for "off".
-        values: By axis of a study, the value that this setting stands for; of several axes when they agree in
-            it, as they do in the base.
+        values: By axis of a study, the value that this setting stands for; of several axes when
+            they agree in it, as they do in the base.
     """
 
     name: str
@@ -90,7 +90,8 @@ class Study:
         seed: Of the first video; every sample has a seed of its own, counted on from here.
         samples_per_prompt: Videos of each prompt.
         measures: Names of `stas.measures.measure.NAMES`, or None for all that the packages allow.
-        own_measures: Measures of your own, "module:function", see `stas.measures.measure.load_measure`.
+        own_measures: Measures of your own, "module:function", see
+            `stas.measures.measure.load_measure`.
         encoders: DINO or CLIP models, see `stas.measures.features.load_encoder`.
         aesthetic: File of the aesthetic head, see `stas.measures.features.load_aesthetic`.
         aesthetic_clip: The CLIP model that it was fitted on; that function's own by default.

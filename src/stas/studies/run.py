@@ -1,8 +1,8 @@
 """A run: samples under settings in a folder, which can be stopped and gone on with.
 
-A run's state is its files. A video is finished when its manifest is there, which appears last, beside
-files that can be read; all else is made again. All settings of one sample are made before the next
-sample, so that a run that was stopped has whole pairs.
+A run's state is its files. A video is finished when its manifest is there, which appears last,
+beside files that can be read; all else is made again. All settings of one sample are made before
+the next sample, so that a run that was stopped has whole pairs.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ class Run(ABC):
     def files(self, number: int, sample: Sample) -> VideoFiles:
         """The files of a sample under the setting of that number."""
 
-    def find_dims(self, loaded: LoadedPipeline, report: Report | None = None) -> None:
-        """Put dimensions in place of their classes, where settings name classes."""
+    def find_dims(self, loaded: LoadedPipeline, report: Report | None = None) -> None:  # noqa: B027
+        """Put dimensions in place of their classes; most runs have none."""
 
-    def sample_made(self, sample: Sample) -> None:
-        """Write what a sample has beside its videos, which are all finished."""
+    def sample_made(self, sample: Sample) -> None:  # noqa: B027
+        """Write what a sample has beside its videos, which are all finished; some have nothing."""
 
     @property
     def videos(self) -> int:
@@ -267,8 +267,8 @@ class Run(ABC):
         if self.record.is_file():
             if differing := _differing(self._load_record()["made_with"], made_with):
                 raise ValueError(
-                    f"The videos in {str(self.folder)!r} were made otherwise: {differing}. Go on as "
-                    "before, or give another -o."
+                    f"The videos in {str(self.folder)!r} were made otherwise: {differing}. Go on "
+                    "as before, or give another -o."
                 )
             return
         data = {"format": self._format, self.noun: self.plan(), "made_with": made_with}

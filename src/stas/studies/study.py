@@ -145,9 +145,9 @@ def run_study(
 ) -> StudyRun:
     """Run a study, or go on with it, and write its report: `stas study` as a call.
 
-    The run directory gets a folder for each setting with every video, `report.html`, its tables as CSV
-    and Markdown, and a picture for each axis. Called again it goes on where it was stopped: no video is
-    made twice.
+    The run directory gets a folder for each setting with every video, `report.html`, its tables as
+    CSV and Markdown, and a picture for each axis. Called again it goes on where it was stopped: no
+    video is made twice.
 
     Args:
         study: A study, its TOML file, or the name of one that ships, such as "ablation-scale".

@@ -62,8 +62,8 @@ class AxisTable:
 def axis_table(run: StudyRun, axis: str) -> AxisTable:
     """Paired differences of each value of an axis against steering off.
 
-    Pairs are those of `stas.studies.differences.difference`: a prompt counts once. In a study of every
-    combination a sample's settings that share the value are averaged.
+    Pairs are those of `stas.studies.differences.difference`: a prompt counts once. In a study of
+    every combination a sample's settings that share the value are averaged.
     """
     rows = run.study.settings_of(axis)
     off = run.settings[0].name
