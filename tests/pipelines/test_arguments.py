@@ -49,11 +49,11 @@ def test_a_pipeline_that_needs_an_image_says_so(bundled):
     from diffusers import WanImageToVideoPipeline
 
     image_to_video = WanImageToVideoPipeline(
-        tokenizer=bundled.tokenizer,
-        text_encoder=bundled.text_encoder,
-        transformer=bundled.transformer,
-        vae=bundled.vae,
-        scheduler=bundled.scheduler,
+        tokenizer=bundled.pipeline.tokenizer,
+        text_encoder=bundled.pipeline.text_encoder,
+        transformer=bundled.pipeline.transformer,
+        vae=bundled.pipeline.vae,
+        scheduler=bundled.pipeline.scheduler,
         image_processor=None,
         image_encoder=None,
     )

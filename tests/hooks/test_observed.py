@@ -1,0 +1,110 @@
+"""Hearing of calls to methods of whatever object, and leaving no trace."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+
+import pytest
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from stas.hooks.observed import listen, unlisten
+
+
+class Slots:
+    __slots__ = ("added",)
+
+    def __init__(self, added=1):
+        self.added = added
+
+    def step(self, value):
+        return value + self.added
+
+
+class Property:
+    @property
+    def step(self):
+        return lambda value: value + 1
+
+
+class Proxy:
+    def __init__(self, inner):
+        self.__dict__["inner"] = inner
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def __setattr__(self, name, value):
+        setattr(self.inner, name, value)
+
+
+class Plain:
+    def step(self, value):
+        return value + 1
+
+
+@pytest.fixture
+def told():
+    heard = []
+
+    def listener(owner, name, arguments):
+        heard.append((name, arguments["value"], arguments["return"]))
+
+    listener.heard = heard
+    return listener
+
+
+@pytest.mark.parametrize("make", [Plain, Slots, Property, lambda: Proxy(Plain())])
+def test_calls_are_heard_and_nothing_is_left(make, told):
+    owner = make()
+    before = type(owner), dict(getattr(owner, "__dict__", {}))
+    holder = listen(owner, "step", told)
+    assert owner.step(2) == 3
+    unlisten(holder, "step", told)
+    assert owner.step(4) == 5
+    assert told.heard == [("step", 2, 3)]
+    assert (type(owner), dict(getattr(owner, "__dict__", {}))) == before
+    assert type(holder) in (Plain, Slots, Property)
+
+
+def test_a_method_set_on_the_object_or_its_class_meanwhile_is_heard_and_stays(told, monkeypatch):
+    owner = Plain()
+    holder = listen(owner, "step", told)
+    monkeypatch.setattr(Plain, "step", lambda self, value: value + 10)
+    assert owner.step(0) == 10
+    owner.step = lambda value: value + 20
+    assert owner.step(0) == 20
+    unlisten(holder, "step", told)
+    assert [result for _, _, result in told.heard] == [10, 20]
+    assert owner.step(0) == 20
+    del owner.step
+    assert owner.step(0) == 10
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))]
+)
+def test_copies_are_of_the_objects_own_class(copied, told):
+    owner = Slots(5)
+    holder = listen(owner, "step", told)
+    twin = copied(owner)
+    assert type(twin) is Slots and twin.step(1) == 6
+    assert told.heard == []
+    unlisten(holder, "step", told)
+
+
+def test_a_real_scheduler_looks_as_before(told):
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    signature = inspect.signature(scheduler.set_timesteps)
+    holder = listen(scheduler, "set_timesteps", lambda *_: None)
+    assert inspect.signature(scheduler.set_timesteps) == signature
+    assert type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler"
+    assert isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
+    assert len(type(scheduler).from_config(scheduler.config).sigmas) == len(scheduler.sigmas)
+    assert holder is scheduler
+
+
+def test_what_has_no_class_to_exchange_is_refused(told):
+    with pytest.raises(TypeError, match=r"list.append can't be followed.*handle.set_step"):
+        listen([], "append", told)
