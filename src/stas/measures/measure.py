@@ -85,6 +85,7 @@ class Measures:
         ValueError: There is no such measure, or it needs a package that is not installed.
 
     Example:
+        >>> import numpy as np
         >>> video = np.zeros((5, 16, 16, 3), np.uint8)
         >>> video[1:] = 9
         >>> measured = Measures(names=WITHOUT_EXTRA).of(video, FrameMap(4))

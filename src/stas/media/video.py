@@ -18,7 +18,7 @@ def write_exact(path: str | os.PathLike[str], frames: Frames, fps: float) -> Non
 
     Example:
         >>> import tempfile
-        >>> from stas.video import read_video
+        >>> from stas.media.video import read_video
         >>> frames = np.arange(2 * 16 * 16 * 3, dtype=np.uint8).reshape(2, 16, 16, 3)
         >>> path = tempfile.mkdtemp() + "/exact.mkv"
         >>> write_exact(path, frames, fps=8)
