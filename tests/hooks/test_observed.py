@@ -108,3 +108,16 @@ def test_a_real_scheduler_looks_as_before(told):
 def test_what_has_no_class_to_exchange_is_refused(told):
     with pytest.raises(TypeError, match=r"list.append can't be followed.*handle.set_step"):
         listen([], "append", told)
+
+
+def test_a_method_that_is_taken_wrapped_and_put_back_is_told_once_and_leaves_nothing(told):
+    owner = Plain()
+    holder = listen(owner, "step", told)
+    step = owner.step
+    owner.step = lambda value: step(value) * 2
+    assert owner.step(1) == 4
+    assert told.heard == [("step", 1, 4)]
+    owner.step = step
+    assert owner.step(1) == 2 and len(told.heard) == 2
+    unlisten(holder, "step", told)
+    assert vars(owner) == {} and owner.step(1) == 2

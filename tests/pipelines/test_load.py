@@ -41,7 +41,7 @@ def small(pipeline, **wanted):
 def test_diffusers_loads_the_bundled_model_by_itself(bundled):
     pipeline = WanPipeline.from_pretrained(BUNDLED_MODEL)
     for name in ("transformer", "vae", "text_encoder"):
-        ours = getattr(bundled, name).state_dict()
+        ours = getattr(bundled.pipeline, name).state_dict()
         for key, value in getattr(pipeline, name).state_dict().items():
             # transformers keeps the file's bfloat16; the values are the same.
             assert torch.equal(value.float(), ours[key])
@@ -67,7 +67,7 @@ def test_the_profile_is_what_detection_finds(bundled):
     try:
         with stas.steer(transformer) as handle:
             latents = torch.randn(1, 16, 5, 16, 16, generator=torch.Generator().manual_seed(0))
-            text, _ = bundled.encode_prompt(PROMPT, do_classifier_free_guidance=False)
+            text, _ = bundled.pipeline.encode_prompt(PROMPT, do_classifier_free_guidance=False)
             transformer(latents, torch.tensor([900.0]), text)
             assert handle.origins == {"transformer": "detected"}
             assert handle.dims == profiled

@@ -10,6 +10,7 @@ from stas.activations.profiles import Profile, cached_profile
 from stas.activations.stats import ActivationStats
 from stas.assets import prompt_list
 from stas.pipelines.model import LoadedPipeline
+from stas.pipelines.options import PipelineOptions
 from stas.pipelines.recorder import make_profile, record_videos
 from tests.tiny import plant_massive_dimension, tiny_wan
 from training.clips import scenes
@@ -65,7 +66,6 @@ def test_every_video_has_its_own_prompt_and_seed(tmp_path):
         ({"prompts": PROMPTS[:2]}, "its prompts is"),
         ({"seed": 4}, "its seed is 0, but now it is 4"),
         ({"arguments": CALL | {"num_inference_steps": 3}}, "its arguments is"),
-        ({"revision": "v2"}, "its revision is , but now it is v2"),
         ({"blocks": (0,)}, "blocks"),
     ],
 )
@@ -77,6 +77,14 @@ def test_another_run_is_not_mixed_in(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         record_videos(LoadedPipeline(tiny_wan()), **(options | change), resume=True)
     assert path.read_bytes() == before
+
+
+def test_another_revision_is_not_mixed_in(tmp_path):
+    path = tmp_path / "s.safetensors"
+    record_videos(LoadedPipeline(tiny_wan()), PROMPTS[:1], CALL, path)
+    other = LoadedPipeline(tiny_wan(), PipelineOptions(model="a/b", revision="v2", device="cpu"))
+    with pytest.raises(ValueError, match="its revision is , but now it is v2"):
+        record_videos(other, PROMPTS[:1], CALL, path, resume=True)
 
 
 def test_what_was_recorded_by_hand_is_not_gone_on_with(tmp_path):
@@ -103,7 +111,7 @@ def test_a_measured_profile_is_used_by_steer(tmp_path):
     plant_massive_dimension(pipeline.transformer, 5, value=1000.0)
     pipeline.save_pretrained(tmp_path / "model")
     pipeline = type(pipeline).from_pretrained(tmp_path / "model")
-    stats = record_videos(pipeline, PROMPTS[:1], CALL, tmp_path / "s.safetensors")
+    stats = record_videos(LoadedPipeline(pipeline), PROMPTS[:1], CALL, tmp_path / "s.safetensors")
     made, found = make_profile(stats, pipeline.transformer, str(tmp_path / "model"))
     assert made.dims == found.dims == (5,)
     assert made.config == {"num_layers": 3, "num_attention_heads": 2, "attention_head_dim": 12}
@@ -119,7 +127,7 @@ def test_a_measured_profile_is_used_by_steer(tmp_path):
 
 def test_no_massive_dimension_makes_no_profile(tmp_path):
     pipeline = tiny_wan()
-    stats = record_videos(pipeline, PROMPTS[:1], CALL, tmp_path / "s.safetensors")
+    stats = record_videos(LoadedPipeline(pipeline), PROMPTS[:1], CALL, tmp_path / "s.safetensors")
     made, found = make_profile(stats, pipeline.transformer, "m")
     assert made is None and found.strongest
 

@@ -311,4 +311,4 @@ def test_videos_without_a_pixel_of_difference_in_shape_stand_side_by_side():
 def test_ctrl_c_ends_the_command_with_130(tmp_path):
     small = ("--frames", "5", "--size", "64x64")
     interrupt(tmp_path, "compare", "a red circle", *small, "--steps", "400", "-o", "c")
-    assert files(tmp_path) == ["c/.lock", "c/comparison.json"]
+    assert set(files(tmp_path)) <= {"c/.lock", "c/comparison.json"}  # no half of a video

@@ -12,10 +12,12 @@ import copyreg
 import inspect
 from collections.abc import Callable
 from functools import update_wrapper
+from threading import get_ident
 from typing import Any
 
 # Given an object, the name of the method, and its arguments by name, what it returned as "return".
 Listener = Callable[[Any, str, dict[str, Any]], None]
+_TOLD = "_stas_tells_of"  # on what stands in for a method: that method
 _BASE = "_stas_observes"  # on the classes made here: what they stand for
 
 
@@ -75,6 +77,7 @@ def _observing(base: type) -> Any:
         "__reduce_ex__": reduce,
         _BASE: base,
         "heard": {},
+        "running": set(),
     }
     cls: Any = type(base)(base.__name__, (base,), names)
     return cls
@@ -96,9 +99,16 @@ class _Heard:
         if method is None:
             method = getattr(super(type(owner), owner), self.name)
         listeners, name = type(owner).heard[self.name], self.name
+        running, here = type(owner).running, (self.name, get_ident())
 
         def told(*args: Any, **kwargs: Any) -> Any:
-            result = method(*args, **kwargs)
+            if here in running:  # somebody wraps what he took from here: one call is told once
+                return method(*args, **kwargs)
+            running.add(here)
+            try:
+                result = method(*args, **kwargs)
+            finally:
+                running.discard(here)
             bound = inspect.signature(method).bind(*args, **kwargs)
             bound.apply_defaults()
             arguments = dict(bound.arguments) | {"return": result}
@@ -108,10 +118,15 @@ class _Heard:
 
         update_wrapper(told, method)
         vars(told)["__self__"] = owner  # as a bound method's
+        vars(told)[_TOLD] = method
         return told
 
     def __set__(self, owner: Any, value: Any) -> None:
-        owner.__dict__[self.name] = value
+        value = getattr(value, _TOLD, value)  # what was taken from here is put back
+        if getattr(value, "__self__", None) is owner:
+            owner.__dict__.pop(self.name, None)  # its class has it
+        else:
+            owner.__dict__[self.name] = value
 
     def __delete__(self, owner: Any) -> None:
         try:

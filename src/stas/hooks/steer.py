@@ -107,6 +107,11 @@ class TransformerSteering(TransformerHooks[SteeredForward]):
             return True
         return False
 
+    def skipped(self, forward: SteeredForward) -> None:
+        """Nothing was steered; say so where dimensions were to be read."""
+        if forward.dims is None:
+            self.steerer.detect(self.found())
+
     def leave_alone(self) -> None:
         """Say once that another pipeline's forwards are not steered."""
         if isinstance(self.loop, PipelineLoop):

@@ -133,6 +133,7 @@ class TransformerHooks(ABC, Generic[ForwardT]):
 
     def attach(self) -> None:
         """Put the hooks on; nothing is left attached when that fails."""
+        self._named((), {})  # before a graph is made
         try:
             for block, hook in zip(self.blocks, self._hooks, strict=True):
                 attach_beneath(block, hook, self.hook_name)
@@ -209,6 +210,9 @@ class TransformerHooks(ABC, Generic[ForwardT]):
     def prepare(self, video: VideoTokens, run: Callable[[], Any]) -> None:
         """Before `begin`: what needs a forward of its own, which `run` makes."""
 
+    def skipped(self, forward: ForwardT) -> None:
+        """No block ran in the forward: a cache of whole forwards skipped them."""
+
     def leave_alone(self) -> None:
         """Another pipeline than the loop's runs the transformer: it is left alone."""
 
@@ -240,7 +244,8 @@ class TransformerHooks(ABC, Generic[ForwardT]):
             if not any(hook.ran for hook in self._hooks):
                 if self._bypassed:
                     self._refuse_bypass()
-                return None  # a cache of whole forwards skipped every block
+                self.skipped(forward)
+                return None
             if self.end(forward, self.found()):
                 return None
             return self._again(module, args, kwargs)
@@ -385,7 +390,8 @@ class TransformerHooks(ABC, Generic[ForwardT]):
     def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """A forward's arguments by name."""
         function, names = type(self.transformer).forward, self._parameters[1]
-        if function is not self._parameters[0]:
+        # A graph is of the forward that was there when it was made.
+        if not torch.compiler.is_compiling() and function is not self._parameters[0]:
             parameters = list(inspect.signature(function).parameters.values())[1:]
             names = [each.name for each in parameters if each.kind is not each.VAR_POSITIONAL]
             if len(names) < len(parameters):
