@@ -263,6 +263,22 @@ def test_prompts_that_would_share_a_name_are_numbered(run, tmp_path):
     assert files(tmp_path / "outputs")[0].startswith("0001-a-red-circle-seed0")
 
 
+def test_many_videos_go_on_where_they_were_stopped(run, tmp_path):
+    arguments = ("generate", PROMPT, *SMALL, "--seed", "0-2", "-o", "many")
+    assert run(*arguments)[0] == 0
+    videos = sorted((tmp_path / "many").glob("*.mp4"))
+    videos[0].with_suffix(".json").unlink()  # its manifest had not appeared yet
+    videos[1].write_bytes(b"cut short")
+    before = videos[2].stat().st_mtime_ns
+    assert run(*arguments)[0] == 1  # without --resume nothing is overwritten
+    code, out, err = run(*arguments, "--resume")
+    assert code == 0, err
+    assert out.count("made in") == 2 and out.count("is finished") == 1
+    assert videos[2].stat().st_mtime_ns == before
+    code, _, err = run(*arguments, "--resume", "--no-steer")
+    assert code == 1 and "its manifest says another steering" in err
+
+
 def test_nothing_is_overwritten_without_force(run, tmp_path):
     (tmp_path / "a.png").write_text("mine")
     code, _, err = run("generate", PROMPT, *SMALL, "-o", "a.mp4")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, nan
 from random import Random
 
@@ -61,7 +61,7 @@ class RecordedMassiveActivations(MassiveActivations):
     """
 
     findings: tuple[DimensionFindings, ...]
-    all_ratios: tuple[float, ...]
+    all_ratios: tuple[float, ...] = field(repr=False)
     weak_threshold: float
     nonfinite: int
 

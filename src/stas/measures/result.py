@@ -30,6 +30,10 @@ class VideoMetrics:
     cross: npt.NDArray[np.bool_]
     numbers: dict[str, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        names = ", ".join([*self.curves, *self.frames, *self.numbers])
+        return f"VideoMetrics({len(self.cross) + 1} frames: {names})"
+
     def summary(self) -> dict[str, float]:
         """One number for each thing measured.
 
