@@ -825,7 +825,7 @@ def test_steering_after_the_first_run_sees_the_cache_context(monkeypatch):
     with stas.steer(pipeline, dims=(1,), branches=("uncond",)) as handle:
         branches = []
         part = handle._steerings["transformer"]
-        pipeline.transformer.register_forward_hook(lambda *_: branches.append(part.branch))
+        pipeline.transformer.register_forward_hook(lambda *_: branches.append(part.context))
         generate(pipeline, steps=2)
     assert branches == ["cond", "uncond"] * 2
 
