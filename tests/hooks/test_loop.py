@@ -243,3 +243,34 @@ def test_a_loop_that_starts_in_the_middle_is_recorded():
         steps = {step for step, _ in recording.stats.cells}
         assert steps == set(range(recording.stats.num_steps))
         assert 1 < recording.stats.num_steps < 6
+
+
+class Interrupted(BaseException):
+    """As Ctrl-C is: no Exception, so torch runs no hook after the forward."""
+
+
+@pytest.mark.filterwarnings("ignore:A WanPipeline runs")
+@pytest.mark.parametrize("training", [False, True])
+def test_what_an_interrupted_forward_left_steers_nobody_else(training):
+    pipeline = tiny_wan()
+    parts = {name: part for name, part in pipeline.components.items() if name != "scheduler"}
+    other = WanPipeline(**parts, scheduler=copy.deepcopy(pipeline.scheduler))
+    transformer = pipeline.transformer
+    plain = generate(other, generator=noise())
+    if training:
+        transformer.enable_gradient_checkpointing()
+    before = vars(transformer).get("_gradient_checkpointing_func")
+
+    def interrupt(*_):
+        raise Interrupted
+
+    with stas.steer(pipeline, dims=(1,), scale=2.0, blocks="all") as handle:
+        stop = transformer.blocks[2].register_forward_pre_hook(interrupt)
+        pipeline.scheduler.set_timesteps(5)
+        with pytest.raises(Interrupted), torch.set_grad_enabled(training):
+            transformer(torch.zeros(1, 4, 3, 4, 4), torch.ones(1), torch.zeros(1, 8, 16))
+        stop.remove()
+        assert torch.equal(generate(other, generator=noise()), plain)
+        handle.remove()
+    assert vars(transformer).get("_gradient_checkpointing_func") is before
+    assert torch.equal(generate(pipeline, generator=noise()), plain)

@@ -274,9 +274,10 @@ class PipelineLoop(Loop):
         # Both are asked: guidance may be switched in a callback, and CogVideoX's dynamic guidance
         # begins with a scale of 1. The rows that are there decide between them.
         samples = self._samples if own else None
-        if False in said and (samples is None or batch == samples):
+        if False in said and (True not in said if samples is None else batch == samples):
             return (("cond", None),)
-        if (True in said or context == _BOTH) and batch == 2 * (samples or batch / 2):
+        both = True in said or context == _BOTH
+        if both and (batch % 2 == 0 if samples is None else batch == 2 * samples):
             return _halves(batch)
         return ()
 

@@ -164,6 +164,7 @@ class TransformerHooks(ABC, Generic[ForwardT]):
         for outer in self._outer_hooks:
             outer.remove()
         self._outer_hooks.clear()
+        self._put_back()
         self._release()
         for block in self.blocks:
             detach(block, self.hook_name)
@@ -180,6 +181,9 @@ class TransformerHooks(ABC, Generic[ForwardT]):
         if not torch.compiler.is_compiling():
             self._release()  # what a forward that was interrupted still holds
             self._lock.acquire()
+            self._put_back()
+        self.forward = None
+        if not torch.compiler.is_compiling():
             if torch._C._current_graph_task_id() != -1:
                 raise RuntimeError(
                     f"{self.name} is recomputed as a whole in the backward pass, so the step and "
@@ -235,10 +239,6 @@ class TransformerHooks(ABC, Generic[ForwardT]):
                 self.end(forward, self.found())
             return None
         try:
-            for owner, function in self._checkpointing:
-                setattr(owner, _CHECKPOINTING, function)
-            self._checkpointing.clear()
-            self._inputs = []
             if forward is None or output is None:
                 return None
             if not any(hook.ran for hook in self._hooks):
@@ -250,6 +250,7 @@ class TransformerHooks(ABC, Generic[ForwardT]):
                 return None
             return self._again(module, args, kwargs)
         finally:
+            self._put_back()
             self._release()
 
     def _again(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -269,7 +270,15 @@ class TransformerHooks(ABC, Generic[ForwardT]):
             self.end(forward, self.found())
         return output
 
+    def _put_back(self) -> None:
+        """Undo what was exchanged for one forward alone."""
+        for owner, function in self._checkpointing:
+            setattr(owner, _CHECKPOINTING, function)
+        self._checkpointing.clear()
+        self._inputs = []
+
     def _release(self) -> None:
+        """Let the forwards of other threads go on."""
         if self._lock._is_owned():  # type: ignore[attr-defined]  # untyped, but CPython's own
             self._lock.release()
 

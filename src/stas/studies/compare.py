@@ -59,7 +59,7 @@ class Comparison(Run):
             "arguments": dict(self.arguments),
             "fps": self.fps,
             "encoders": [each.name for each in self.measures.encoders],
-            "own_measures": [f"{o.__module__}:{o.__qualname__}" for o in self.measures.own],
+            "own_measures": [getattr(o, "__qualname__", repr(o)) for o in self.measures.own],
             "aesthetic": self.measures.aesthetic is not None,
         }
 
