@@ -32,6 +32,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.steer_op --output benchmarks/results/steer_op.json
 	$(BIN)/python -m benchmarks.overhead --output benchmarks/results/overhead.json
 	$(BIN)/python -m benchmarks.record --output benchmarks/results/record.json
+	$(BIN)/python -m benchmarks.startup --output benchmarks/results/startup.json
 
 pictures: $(INSTALLED)
 	$(BIN)/python -m docs.make_strip

@@ -126,7 +126,7 @@ def run(command: tuple[str, ...], folder: Path) -> tuple[int, str, str]:
         "COLUMNS": "120",
     }
     found = subprocess.run(
-        [str(Path(sys.executable).with_name("stas")), *command],
+        [sys.executable, "-m", "stas", *command],
         cwd=folder,
         env=environment,
         capture_output=True,

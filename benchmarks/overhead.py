@@ -29,7 +29,7 @@ from diffusers import WanPipeline, WanTransformer3DModel
 import stas
 from benchmarks.timing import Times, interleaved, report
 from stas.assets import BUNDLED_MODEL
-from stas.hooks.registry import _BlockHook
+from stas.hooks.registry import BlockHook
 from stas.hooks.transformer import TransformerHooks
 
 
@@ -123,7 +123,7 @@ def seconds_inside(
 
     totals = []
     with (
-        mock.patch.object(_BlockHook, "post_forward", timed(_BlockHook.post_forward)),
+        mock.patch.object(BlockHook, "post_forward", timed(BlockHook.post_forward)),
         mock.patch.object(TransformerHooks, "_enter", timed(TransformerHooks._enter)),
         mock.patch.object(TransformerHooks, "_leave", timed(TransformerHooks._leave)),
         stas.steer(transformer, **options),

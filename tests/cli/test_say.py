@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from stas.cli.say import sentence, video_bar
+import re
+
+from stas.cli.say import sentence, video_bars
 
 
 def test_an_error_is_one_sentence():
@@ -11,10 +13,13 @@ def test_an_error_is_one_sentence():
     assert sentence(KeyboardInterrupt()) == "KeyboardInterrupt"
 
 
-def test_a_late_bar_shows_nothing_until_it_is_told(capsys):
-    with video_bar(3, "recorded", late=True):
-        pass
-    assert "recorded" not in capsys.readouterr().err
-    with video_bar(3, "recorded", late=True) as report:
-        report(1, 2, 4)
-    assert "recorded 2 of 3 step 2 of 4" in capsys.readouterr().err
+def test_bars_show_when_they_are_first_told(capsys):
+    with video_bars(recorded=3, video=5) as (recorded, made):
+        recorded(1, 2, 4)
+    shown = capsys.readouterr().err
+    assert "recorded 2 of 3 step 2 of 4" in shown and "video" not in shown
+    with video_bars(recorded=3, video=5) as (recorded, made):
+        recorded(2, 4, 4)
+        made(4, 1, 2)
+    shown = capsys.readouterr().err
+    assert re.search(r"recorded 3 of 3 +step 4 of 4[\s\S]*video 5 of 5 +step 1 of 2", shown)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 
@@ -92,9 +94,7 @@ def test_a_window_of_few_steps_wants_a_forward_of_its_own(steps, wants):
 
 @pytest.mark.parametrize(("claimed", "holds"), [((7,), True), ((8,), False)])
 def test_a_profile_is_a_claim_that_the_first_forward_checks(claimed, holds):
-    profile = SteeredDims(
-        numbers=claimed, origin="profile", source="profile x (measured): strong", ratios=(59.0,)
-    )
+    profile = SteeredDims(numbers=claimed, origin="profile", source="profile x (measured): strong")
     steerer, h = made(profile), hidden(massive=7)
     forward = steerer.begin(VIDEO, (), CPU)
     found = steerer.act(forward, h, "BND")
@@ -106,3 +106,24 @@ def test_a_profile_is_a_claim_that_the_first_forward_checks(claimed, holds):
     with pytest.warns(UserWarning, match="profile x .* not massive in these weights: dimension 8"):
         assert not steerer.end(forward, [found])
     assert steerer.dims.numbers is None and steerer.steered_forwards == 0
+
+
+@pytest.mark.parametrize(
+    ("strengths", "holds"),
+    [
+        ({1: 30}, True),
+        ({1: 6}, True),  # weak where none is massive
+        ({1: 6, 9: 30}, False),  # weak where another is massive
+        ({1: 30, 9: 40}, True),  # massive beside another
+        ({}, False),  # ordinary
+    ],
+)
+def test_what_contradicts_a_profile(strengths, holds):
+    profile = SteeredDims(numbers=(1,), origin="profile", source="profile x: y")
+    steerer, h = made(profile), torch.ones(1, GRID.num_tokens, 2000)
+    for dim, strength in strengths.items():
+        h[..., dim] = strength
+    forward = steerer.begin(VideoTokens(GRID), (), CPU)
+    found = [steerer.act(forward, h, "BND")]
+    with contextlib.nullcontext() if holds else pytest.warns(UserWarning, match="not massive"):
+        assert steerer.end(forward, found) is holds

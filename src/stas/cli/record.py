@@ -29,7 +29,7 @@ from stas.cli.options import (
     read_integers,
     read_maps,
 )
-from stas.cli.say import console, loading, notes, say_findings, video_bar
+from stas.cli.say import console, loading, notes, say_findings, video_bars
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.prompts import read_prompts
 
@@ -204,7 +204,7 @@ def _record(
     """Record videos with a bar of them and their steps."""
     from stas.pipelines.recorder import record_videos
 
-    with video_bar(len(prompts)) as report:
+    with video_bars(video=len(prompts)) as (report,):
         return record_videos(loaded, prompts, arguments, path, report=report, **options)
 
 

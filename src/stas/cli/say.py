@@ -70,39 +70,45 @@ def step_bar(label: str, handle: SteeringHandle | None) -> Iterator[Any]:
 
 
 @contextmanager
-def video_bar(
-    videos: int, what: str = "video", *, late: bool = False
-) -> Iterator[Callable[[int, int, int], None]]:
-    """A bar over many videos; it is told (finished videos, finished steps, steps).
+def video_bars(**videos: int) -> Iterator[list[Callable[[int, int, int], None]]]:
+    """A bar over many videos for each name, all in one display; it shows when it is first told.
 
     Args:
-        videos: How many.
-        what: What they are called.
-        late: Whether it shows from the first call on, and not at once.
+        **videos: By what they are called, how many.
+
+    Yields:
+        For each, what is told (finished videos, finished steps, steps).
     """
     columns = (
         BarColumn(),
-        TextColumn(what + " {task.fields[video]} of {task.fields[videos]}"),
+        TextColumn("{task.description} {task.fields[video]} of {task.fields[videos]}"),
         TextColumn("step {task.fields[step]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     progress = Progress(*columns, console=notes)
-    task = progress.add_task("", total=None, video=1, videos=videos, step=0, visible=not late)
 
-    def report(number: int, done: int, steps: int) -> None:
-        progress.update(
-            task,
-            visible=True,
-            total=videos * max(1, steps),
-            completed=number * steps + done,
-            video=number + 1,
-            step=f"{done} of {steps}",
+    def reporter(what: str, count: int) -> Callable[[int, int, int], None]:
+        task = progress.add_task(
+            what, start=False, total=None, video=1, videos=count, step=0, visible=False
         )
 
+        def report(number: int, done: int, steps: int) -> None:
+            progress.start_task(task)
+            progress.update(
+                task,
+                visible=True,
+                total=count * max(1, steps),
+                completed=number * steps + done,
+                video=number + 1,
+                step=f"{done} of {steps}",
+            )
+
+        return report
+
     with progress:
-        yield report
+        yield [reporter(what, count) for what, count in videos.items()]
 
 
 def loading(options: PipelineOptions, *, threads: int | None = None) -> LoadedPipeline:

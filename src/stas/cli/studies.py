@@ -30,7 +30,7 @@ from stas.cli.options import (
     UsageError,
     call_arguments,
 )
-from stas.cli.say import LOADING, console, loading, notes, say_differences, say_time, video_bar
+from stas.cli.say import LOADING, console, loading, notes, say_differences, say_time, video_bars
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.places import check_comparison_folder
 from stas.pipelines.prompts import read_prompts, samples_of
@@ -124,7 +124,7 @@ def compare(
         aesthetic_clip=aesthetic_clip,
         device=loaded.options.device,
     )
-    with video_bar(len(samples) * len(settings)) as report:
+    with video_bars(video=len(samples) * len(settings)) as (report,):
         result = compare_settings(
             loaded,
             samples,
@@ -234,7 +234,7 @@ def study(
         return
     recorded = min(wanted.recorded, len(set(wanted.prompts)))
     try:
-        with video_bar(run.left) as report, video_bar(recorded, "recorded", late=True) as told:
+        with video_bars(recorded=recorded, video=run.left) as (told, report):
             carry_out(run, loaded, measures, report=report, recorded=told)
     except BaseException:
         if run.finished:

@@ -326,6 +326,4 @@ def _find_dims(transformer: nn.Module, spec: ModelSpec, config: STASConfig) -> S
     if profile is None:
         source = "to be detected on the first forward"
         return SteeredDims(numbers=None, origin="detected", source=source)
-    return SteeredDims(
-        numbers=profile.dims, origin="profile", source=profile.describe(), ratios=profile.ratios
-    )
+    return SteeredDims(numbers=profile.dims, origin="profile", source=profile.describe())

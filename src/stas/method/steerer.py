@@ -21,6 +21,7 @@ from stas.checks import StasWarning
 from stas.method.config import RowBranch, STASConfig
 from stas.method.detection import (
     MASSIVE_RATIO,
+    WEAK_RATIO,
     MassiveActivations,
     describe_ratios,
     massive_from_magnitudes,
@@ -46,13 +47,11 @@ class SteeredDims:
         numbers: The dimensions; None until they are detected, empty when none is massive.
         origin: Given by the user, of a profile, or detected.
         source: That in words.
-        ratios: Of a profile: how many times the mean each was where it was measured.
     """
 
     numbers: tuple[int, ...] | None
     origin: DimsOrigin
     source: str
-    ratios: tuple[float, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -274,20 +273,23 @@ class Steerer:
     def _holds(self, magnitudes: Sequence[torch.Tensor]) -> bool:
         """Whether a profile's dimensions are massive here: a profile is a claim about weights.
 
-        [our choice] Each is to reach the massive ratio, or half of what the profile says of it.
+        [our choice] What contradicts it is a dimension that is ordinary, or one that is weak where
+        another is massive. A dimension that is weak where none is massive does not: an unusual
+        prompt weakens them all.
         """
         every = median_ratios(magnitudes)
         if every is None:  # not finite: the next forward is asked
             return True
         self._checked = True
-        ratios = every[list(self.dims.numbers or ())].tolist()
-        least = [min(MASSIVE_RATIO, claim / 2) for claim in self.dims.ratios]
-        if all(ratio >= low for ratio, low in zip(ratios, least, strict=True)):
+        dims = self.dims.numbers or ()
+        ratios = every[list(dims)].tolist()
+        others = set((every >= MASSIVE_RATIO).nonzero().flatten().tolist()) - set(dims)
+        if min(ratios) >= (MASSIVE_RATIO if others else WEAK_RATIO):
             return True
         self.warn(
             f"{self.name}: the dimensions of the {self.dims.source.partition(':')[0]} are not "
-            f"massive in these weights: {describe_ratios(self.dims.numbers or (), ratios)}. They "
-            "are detected anew. To steer the profile's all the same, name them with dims=."
+            f"massive in these weights: {describe_ratios(dims, ratios)}. They are detected anew. "
+            "To steer the profile's all the same, name them with dims=."
         )
         self.dims = replace(self.dims, numbers=None)
         return False
