@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 JOBS ?= auto
 
-.PHONY: demo test quick lint format bench pictures docs
+.PHONY: demo test quick campaign lint format bench pictures docs
 
 demo: $(INSTALLED)
 	$(BIN)/stas generate "a red circle moving right on a blue background" -o outputs/demo.mp4 --force
@@ -17,6 +17,11 @@ test: $(INSTALLED)
 quick: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests/test_*.py tests/method tests/media \
 		tests/activations tests/measures tests/cli tests/studies tests/hooks/test_steer.py tests/hooks/test_loop.py
+
+# Thousands of random cases, others each time: SEED=n makes the same again.
+campaign: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --hypothesis-profile=campaign --hypothesis-show-statistics \
+		$(if $(SEED),--hypothesis-seed=$(SEED)) tests/hooks/test_campaign.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

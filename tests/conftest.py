@@ -19,6 +19,7 @@ torch.set_num_threads(1)
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 settings.register_profile("stas", deadline=None)  # timing has no place in tests
+settings.register_profile("campaign", deadline=None, max_examples=2000)  # `make campaign`
 settings.load_profile("stas")
 
 

@@ -121,3 +121,23 @@ def test_a_method_that_is_taken_wrapped_and_put_back_is_told_once_and_leaves_not
     assert owner.step(1) == 2 and len(told.heard) == 2
     unlisten(holder, "step", told)
     assert vars(owner) == {} and owner.step(1) == 2
+
+
+def test_an_object_made_from_the_class_of_a_heard_one_is_not_heard(told):
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    holder = listen(scheduler, "set_timesteps", told)
+    cls = type(scheduler)
+    assert inspect.signature(cls) == inspect.signature(FlowMatchEulerDiscreteScheduler)
+    like = [cls(), cls.from_config(scheduler.config, shift=3.0), cls(shift=2.0)]
+    assert {type(each) for each in like} == {FlowMatchEulerDiscreteScheduler}
+    assert [each.config.shift for each in like] == [1.0, 3.0, 2.0]
+
+    class Own(cls):
+        pass
+
+    for other in (*like, Own(), Own.from_config(scheduler.config)):
+        other.set_timesteps(3)
+        assert len(other.timesteps) == 3
+    assert told.heard == []
+    unlisten(holder, "set_timesteps", told)
+    assert type(scheduler) is FlowMatchEulerDiscreteScheduler

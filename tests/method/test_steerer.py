@@ -84,7 +84,7 @@ def test_detection_reads_one_forward_and_its_step_is_not_steered():
 def test_a_window_of_few_steps_wants_a_forward_of_its_own(steps, wants):
     steerer = made(UNKNOWN)
     steerer.clock.set(0, steps)
-    assert steerer.wants_a_look is wants
+    assert steerer.wants_a_look(VIDEO, ()) is wants
     if wants:
         forward = steerer.look(VIDEO)
         steerer.detect([steerer.act(forward, hidden(massive=3), "BND")], how="on a look")

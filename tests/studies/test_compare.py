@@ -312,3 +312,21 @@ def test_ctrl_c_ends_the_command_with_130(tmp_path):
     small = ("--frames", "5", "--size", "64x64")
     interrupt(tmp_path, "compare", "a red circle", *small, "--steps", "400", "-o", "c")
     assert set(files(tmp_path)) <= {"c/.lock", "c/comparison.json"}  # no half of a video
+
+
+@pytest.mark.filterwarnings("default::stas.checks.StasWarning")
+def test_a_run_in_which_nothing_was_steered_says_so_and_shows_no_difference(run, tmp_path):
+    """A window without a step of the call: that both videos are alike is no finding."""
+    config = tmp_path / "late.json"
+    STASConfig(start=0.9, stop=0.95).save(config)
+    arguments = ["--run", "off", "--run", str(config), "--run", "on", *FEW, "-o", "out"]
+    code, out, err = run("compare", "a red circle", *arguments)
+    assert code == 0, err
+    assert "No step is steered" in err
+    found = table(tmp_path / "out" / "differences.csv")
+    assert {row["words"] for row in found if row["run"] == "late"} == {"nothing was steered"}
+    rows = [line for line in out.splitlines() if " late " in line]
+    assert rows and all("nothing was steered" in line for line in rows)
+    assert all("nothing was steered" not in line for line in out.splitlines() if " on " in line)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "shows nothing of steering" in page

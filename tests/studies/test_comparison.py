@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,7 +30,8 @@ def fake(off, on, prompt=lambda number: "x"):
     for sample, *values in zip(samples, off, on, strict=True):
         for setting, value in zip(SETTINGS, values, strict=True):
             metrics = VideoMetrics({"psnr": np.array([value])}, {}, cross)
-            result.finished[sample.name, setting.name] = Finished(None, metrics)
+            manifest = SimpleNamespace(steered=True)
+            result.finished[sample.name, setting.name] = Finished(manifest, metrics)
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,7 +34,8 @@ def test_curves_are_means_over_the_samples_with_cross_chunk_transitions_marked()
             curve = np.arange(4.0) + number + 10 * sample.seed
             curves = {"pixel difference": curve, "psnr": curve, "dino similarity": -curve}
             metrics = VideoMetrics(curves, {}, CROSS)
-            run.finished[sample.name, setting.name] = Finished(None, metrics)
+            manifest = SimpleNamespace(steered=True)
+            run.finished[sample.name, setting.name] = Finished(manifest, metrics)
     figure = draw_curves(run)
     pixels, similarity = figure.axes
     assert [axes.get_ylabel() for axes in figure.axes] == ["pixel difference", "dino similarity"]

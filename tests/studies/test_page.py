@@ -36,7 +36,7 @@ def written(folder, count):
         model="m",
         device="cpu",
         measures=Measures(),
-        steered={"on": {}},
+        where={"on": {}},
     )
     for sample in samples:
         off = shifted(9)
@@ -44,7 +44,7 @@ def written(folder, count):
         write_mp4(folder / f"{sample.name}.mp4", side_by_side(videos), 8)
         strips(videos).save(folder / f"{sample.name}.png")
         for name, video in videos.items():
-            manifest = SimpleNamespace(fps=8, dims={}, frames=frames_record(video))
+            manifest = SimpleNamespace(steered=True, fps=8, dims={}, frames=frames_record(video))
             metrics = Measures().of(video, FrameMap(4))
             result.finished[sample.name, name] = Finished(manifest, metrics)
     write_report(result)

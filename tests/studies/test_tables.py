@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def planted(study, value):
     for sample in run.samples:
         for cell in run.settings:
             metrics = VideoMetrics({}, {}, np.zeros(0, bool), {"x": value(sample, cell)})
-            run.finished[sample.name, cell.name] = Finished(None, metrics)
+            run.finished[sample.name, cell.name] = Finished(SimpleNamespace(steered=True), metrics)
     return run
 
 

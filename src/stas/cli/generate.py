@@ -274,10 +274,9 @@ def _make(
     VideoFiles(place.with_suffix("")).write(frames, record)
     count, height, width = frames.shape[:3]
     length = f"{count} frame{'' if count == 1 else 's'}"
-    steered = any(entry["steered_forwards"] for entry in (record.dims or {}).values())
     console.print(
         f"{escape(str(place))} ({length}, {width}x{height}, {record.fps:g} fps) made in "
-        f"{record.seconds:.1f} s, {'steered' if steered else 'not steered'}"
+        f"{record.seconds:.1f} s, {'steered' if record.steered else 'not steered'}"
     )
     return record
 

@@ -37,7 +37,7 @@ def listen(owner: Any, name: str, listener: Listener) -> Any:
     """
     holder = getattr(getattr(owner, name), "__self__", owner)
     cls = type(holder)
-    if not hasattr(cls, _BASE):
+    if _BASE not in vars(cls):
         cls = _observing(cls)
         try:
             object.__setattr__(holder, "__class__", cls)
@@ -48,17 +48,19 @@ def listen(owner: Any, name: str, listener: Listener) -> Any:
             ) from error
     cls.heard.setdefault(name, []).append(listener)
     if name not in vars(cls):
-        setattr(cls, name, _Heard(name))
+        setattr(cls, name, _Heard(cls, name))
     return holder
 
 
 def unlisten(holder: Any, name: str, listener: Listener) -> None:
     """End what `listen` began; the object has its own class again when nobody listens any more."""
-    cls = type(holder)
-    listeners = getattr(cls, "heard", {}).get(name, [])
+    cls: Any = type(holder)
+    if _BASE not in vars(cls):
+        return
+    listeners = cls.heard.get(name, [])
     if listener in listeners:
         listeners.remove(listener)
-    if hasattr(cls, _BASE) and not any(cls.heard.values()):
+    if not any(cls.heard.values()):
         object.__setattr__(holder, "__class__", getattr(cls, _BASE))
 
 
@@ -69,12 +71,20 @@ def _observing(base: type) -> Any:
         _, _, *state = super(cls, self).__reduce_ex__(protocol)
         return copyreg._reconstructor, (base, object, None), *state  # type: ignore[attr-defined]
 
+    def new(made: type, *args: Any, **kwargs: Any) -> Any:
+        if made is cls:  # type(owner)(...) makes one like the object, and not one that is heard
+            return base(*args, **kwargs)
+        make: Any = base.__new__
+        return make(made) if make is object.__new__ else make(made, *args, **kwargs)
+
+    update_wrapper(new, base.__init__)  # type: ignore[misc]  # its signature is meant
     names: dict[str, Any] = {
         "__slots__": (),
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
         "__reduce_ex__": reduce,
+        "__new__": new,
         _BASE: base,
         "heard": {},
         "running": set(),
@@ -89,7 +99,8 @@ class _Heard:
     It is a data descriptor, so that it comes before what lies in the object's dictionary.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, cls: Any, name: str) -> None:
+        self.cls = cls
         self.name = name
 
     def __get__(self, owner: Any, cls: Any = None) -> Any:
@@ -97,9 +108,11 @@ class _Heard:
             return getattr(getattr(cls, _BASE), self.name)
         method = getattr(owner, "__dict__", {}).get(self.name)
         if method is None:
-            method = getattr(super(type(owner), owner), self.name)
-        listeners, name = type(owner).heard[self.name], self.name
-        running, here = type(owner).running, (self.name, get_ident())
+            method = getattr(super(self.cls, owner), self.name)
+        if type(owner) is not self.cls:  # of a class that was made from the heard one's
+            return method
+        listeners, name = self.cls.heard[self.name], self.name
+        running, here = self.cls.running, (self.name, get_ident())
 
         def told(*args: Any, **kwargs: Any) -> Any:
             if here in running:  # somebody wraps what he took from here: one call is told once

@@ -114,7 +114,6 @@ def attach_beneath(block: nn.Module, hook: BlockHook, hook_name: str) -> None:
         block.forward = outermost
         registry._hook_order.insert(place, registry._hook_order.pop())
         registry._fn_refs.insert(place, registry._fn_refs.pop())
-    hook.known = block.forward
 
 
 def keep_attached(block: nn.Module, hook: BlockHook, hook_name: str) -> None:
@@ -129,17 +128,17 @@ def keep_attached(block: nn.Module, hook: BlockHook, hook_name: str) -> None:
     own = getattr(innermost, slot)
     if getattr(own, "__self__", None) is block and own.__func__ is not type(block).forward:
         setattr(innermost, slot, type(block).forward.__get__(block))
-    present = block.forward
-    if present is hook.known or (_is_registrys(present) and registry._hook_order[-1] != hook_name):
-        hook.known = present
+    if block.forward is hook.known:
         return
-    if present is hook.wrapper or block.__dict__.get("_old_forward") is hook.wrapper:
-        hook.known = present  # alone, or within accelerate's
-        return
-    if not isinstance(present, _Guard):
-        present = block.forward = _Guard(block, present)
-    present.hooks[hook_name] = hook
-    hook.known = present
+    way = [(holder, slot, getattr(holder, slot)) for holder, slot in _way_to(block, hook_name)]
+    guards = [present for _, _, present in way if isinstance(present, _Guard)]
+    holder, slot, last = way[-1]
+    if last is not hook.wrapper and not any(hook_name in guard.hooks for guard in guards):
+        if not guards:
+            guards.append(_Guard(block, last))
+            setattr(holder, slot, guards[0])
+        guards[-1].hooks[hook_name] = hook
+    hook.known = block.forward
 
 
 def detach(block: nn.Module, hook_name: str) -> None:
@@ -151,27 +150,55 @@ def detach(block: nn.Module, hook_name: str) -> None:
     """
     if not is_hooked(block, hook_name):
         return
-    guard = block.__dict__.get("forward")
-    if isinstance(guard, _Guard):
-        guard.hooks.pop(hook_name, None)
-        if not guard.hooks:
-            block.forward = guard.forward
     registry: Any = block._diffusers_hook
     index = registry._hook_order.index(hook_name)
-    inner = registry._fn_refs[index].forward
-    wrapper = registry.hooks[hook_name].wrapper
-    if index + 1 < len(registry._fn_refs):
-        next_reference = registry._fn_refs[index + 1]
-        setattr(next_reference, _inner_slot(next_reference), inner)
-    elif block.__dict__.get("_old_forward") is wrapper:
-        block._old_forward = inner  # accelerate's offload hooks wrapped ours later
-    elif block.forward is wrapper:
-        block.forward = inner
+    inner, wrapper = registry._fn_refs[index].forward, registry.hooks[hook_name].wrapper
+    for holder, slot in _way_to(block, hook_name):
+        present = getattr(holder, slot)
+        if present is wrapper:
+            setattr(holder, slot, inner)
+        elif isinstance(present, _Guard):
+            present.hooks.pop(hook_name, None)
+            if not present.hooks:
+                setattr(holder, slot, present.forward)
+                _forget_wrapped(block, present, present.forward)
+    _forget_wrapped(block, wrapper, inner)
     del registry.hooks[hook_name], registry._hook_order[index], registry._fn_refs[index]
     if not registry._fn_refs:
         del block._diffusers_hook
     if getattr(block.__dict__.get("forward"), "__func__", None) is type(block).forward:
         del block.forward
+
+
+def _way_to(block: nn.Module, hook_name: str) -> list[tuple[Any, str]]:
+    """From what the block runs inwards, where each function lies that is called before the hook.
+
+    The last is where the hook's wrapper lies, or what was put in the way of it.
+    """
+    registry: Any = block._diffusers_hook
+    way: list[tuple[Any, str]] = [(block, "forward")]
+    outer = registry._fn_refs[registry._hook_order.index(hook_name) + 1 :]
+    while True:
+        present = getattr(*way[-1])
+        if isinstance(present, _Guard):
+            way.append((present, "forward"))
+        elif _made_in(present, "add_hook_to_module"):  # accelerate's offloading
+            way.append((block, "_old_forward"))
+        elif outer and _made_in(present, "HookRegistry"):
+            reference = outer.pop()
+            way.append((reference, _inner_slot(reference)))
+        else:
+            return way
+
+
+def _forget_wrapped(block: nn.Module, out: Any, inner: Any) -> None:
+    """Have no function around what the block runs say that it wraps what was taken out."""
+    around = block.__dict__.get("forward")
+    while around is not None:
+        names = getattr(around, "__dict__", {})
+        if names.get("__wrapped__") is out:
+            names["__wrapped__"] = inner
+        around = names.get("__wrapped__")
 
 
 def forget_known_registries(transformer: nn.Module) -> None:
@@ -186,9 +213,9 @@ def _inner_slot(reference: Any) -> str:
     return "forward" if reference.original_forward is None else "original_forward"
 
 
-def _is_registrys(forward: Any) -> bool:
-    """Whether a registry made this forward."""
-    return isinstance(forward, partial) and forward.func.__qualname__.startswith("HookRegistry.")
+def _made_in(forward: Any, name: str) -> bool:
+    """Whether a forward is one that this function, or a method of this class, puts on modules."""
+    return isinstance(forward, partial) and forward.func.__qualname__.startswith(f"{name}.")
 
 
 def _register(block: nn.Module, registry: Any, hook: BlockHook, hook_name: str) -> None:

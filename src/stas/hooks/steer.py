@@ -49,10 +49,10 @@ class TransformerSteering(TransformerHooks[SteeredForward]):
         self.steerer = Steerer(config, dims, loop.clock, name, self.axes)
         self.handle: Any = None  # the SteeringHandle, for stas.find_handle
 
-    def prepare(self, video: VideoTokens, run: Callable[[], Any]) -> None:
+    def prepare(self, video: VideoTokens, branches: Branches, run: Callable[[], Any]) -> None:
         """Look for the dimensions in a forward of its own where the window has no step to spare."""
         steerer = self.steerer
-        if not steerer.wants_a_look:
+        if not steerer.wants_a_look(video, branches):
             return
         if getattr(self.transformer, "is_cache_enabled", False):
             steerer.warn(

@@ -205,13 +205,13 @@ class TransformerHooks(ABC, Generic[ForwardT]):
             return
         self._look_after_blocks()
         self._inputs = _tensors_of_rows(inputs, video.batch)
-        self.prepare(video, lambda: module.forward(*args, **kwargs))
+        self.prepare(video, branches, lambda: module.forward(*args, **kwargs))
         self._start(self.begin(video, branches, device), video.batch)
         if self.forward is not None and torch.is_grad_enabled():
             self._recomputable = True
             self._remember_under_checkpointing(self.forward)
 
-    def prepare(self, video: VideoTokens, run: Callable[[], Any]) -> None:
+    def prepare(self, video: VideoTokens, branches: Branches, run: Callable[[], Any]) -> None:
         """Before `begin`: what needs a forward of its own, which `run` makes."""
 
     def skipped(self, forward: ForwardT) -> None:
@@ -260,7 +260,7 @@ class TransformerHooks(ABC, Generic[ForwardT]):
         assert video is not None
         run = partial(module.forward, *args, **kwargs)
         branches = self.loop.branches(self.spec, self.context, video.batch)
-        self.prepare(video, run)
+        self.prepare(video, branches, run)
         self._start(self.begin(video, branches, _device_of(inputs)), video.batch)
         try:
             output = run()

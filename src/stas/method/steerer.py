@@ -116,12 +116,13 @@ class Steerer:
     def __repr__(self) -> str:
         return f"Steerer({self.name}: dims {self.dims.numbers}, {self.dims.origin})"
 
-    @property
-    def wants_a_look(self) -> bool:
-        """Whether detection needs a forward of its own: the window has no step to spare."""
-        if self.dims.numbers is not None or self.clock.num_steps is None:
+    def wants_a_look(self, video: VideoTokens, branches: Branches) -> bool:
+        """Whether detection needs a forward of its own: one that the window has no step for."""
+        if self.dims.numbers is not None or self.clock.num_steps is None or not self.clock.active:
             return False
-        return self.clock.active and len(self.clock.window.steps(self.clock.num_steps)) <= FEW_STEPS
+        few = len(self.clock.window.steps(self.clock.num_steps)) <= FEW_STEPS
+        tokens = video.grid.count(self.config.regions, self.config.boundary)
+        return few and tokens > 0 and self._steered_rows(branches) != slice(0, 0)
 
     @property
     def steps_text(self) -> str:

@@ -107,6 +107,11 @@ class Manifest:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a manifest of stas generate: {error}") from error
 
+    @property
+    def steered(self) -> bool:
+        """Whether any forward was steered."""
+        return any(entry.get("steered_forwards", 1) for entry in (self.dims or {}).values())
+
     def steering_config(self) -> STASConfig | None:
         """How to steer to get the same video: with the dimensions that a profile had then.
 

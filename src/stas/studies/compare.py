@@ -41,7 +41,7 @@ class Comparison(Run):
         device: Where it runs.
         measures: What is measured.
         call: Arguments of the pipeline's calls, without the prompt.
-        steered: By setting and transformer, which of its blocks are steered, in words.
+        where: By setting and transformer, which of its blocks are steered, in words.
     """
 
     noun: ClassVar[str] = "comparison"
@@ -49,7 +49,7 @@ class Comparison(Run):
     device: str = field(kw_only=True)
     measures: Measures = field(kw_only=True)
     call: Mapping[str, Any] = field(default_factory=dict)
-    steered: dict[str, dict[str, str]] = field(default_factory=dict)
+    where: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def plan(self) -> dict[str, Any]:
         return {
@@ -77,7 +77,7 @@ class Comparison(Run):
         self.call = {key: value for key, value in calls[0].items() if key != "prompt"}
         for setting in self.settings:
             with loaded.steered(setting.steering()) as handle:
-                self.steered[setting.name] = {} if handle is None else handle.where
+                self.where[setting.name] = {} if handle is None else handle.where
         return calls
 
     def sample_made(self, sample: Sample) -> None:
@@ -130,7 +130,7 @@ class Comparison(Run):
             return "nothing"
         dims = self.finished[made[-1]].manifest.dims or {}
         return "\n".join(
-            f"{self.steered[setting.name][name]}, dims "
+            f"{self.where[setting.name][name]}, dims "
             f"{', '.join(map(str, entry['dims'])) or 'none'}: {entry['source']}"
             for name, entry in dims.items()
         )
@@ -152,6 +152,7 @@ class Comparison(Run):
                     )
                     for sample in samples
                 },
+                steered=self.steered(setting),
             )
             for setting in self.settings[1:]
             for measure in all_names(numbers.values())

@@ -17,6 +17,9 @@ NO_DIFFERENCE = "no difference shown"
 TOO_FEW = "too few pairs to tell"
 
 
+NOT_STEERED = "nothing was steered"
+
+
 # With n pairs that differ by chance alone, all point one way in 2 of 2**n cases, and the bootstrap
 # then always leaves out zero: from 6 on that is below the 5 % that the interval stands for.
 FEWEST_PAIRS = 6
@@ -121,7 +124,8 @@ class Difference:
     """One row of the table: what a measure says of a run against the first.
 
     `before` and `after` are means over the same pairs. `found` is None, and both are NaN, when no
-    pair has a number for that measure.
+    pair has a number for that measure. `steered` is false where the run asked for steering, and
+    no forward of any of its videos was steered.
     """
 
     measure: str
@@ -129,19 +133,24 @@ class Difference:
     before: float
     after: float
     found: PairedDifference | None
+    steered: bool = True
 
     @property
     def words(self) -> str:
+        if not self.steered:
+            return NOT_STEERED
         return self.found.words if self.found else "no number"
 
     @property
     def told(self) -> bool:
         """Whether a difference is shown."""
-        return self.found is not None and self.words not in (NO_DIFFERENCE, TOO_FEW)
+        return self.found is not None and self.words not in (NO_DIFFERENCE, TOO_FEW, NOT_STEERED)
 
     @property
     def short(self) -> str:
         """Difference and interval in short, "-" for no number."""
+        if not self.steered:
+            return self.words
         return "-" if self.found is None else f"{self.found.difference:+.3g} ({self.interval})"
 
     @property
@@ -163,7 +172,12 @@ def unit_of_pairs(samples: Sequence[Sample]) -> str:
 
 
 def difference(
-    measure: str, run: str, samples: Sequence[Sample], pairs: Mapping[str, tuple[float, float]]
+    measure: str,
+    run: str,
+    samples: Sequence[Sample],
+    pairs: Mapping[str, tuple[float, float]],
+    *,
+    steered: bool = True,
 ) -> Difference:
     """What a measure says of a run.
 
@@ -175,6 +189,7 @@ def difference(
         run: Name of the run.
         samples: The samples.
         pairs: By sample, the numbers of the first run and of this one; missing where unfinished.
+        steered: False where the run asked for steering, and nothing was steered.
     """
     by_prompt = unit_of_pairs(samples) == "prompts"
     units: dict[str, list[tuple[float, float]]] = {}
@@ -183,8 +198,9 @@ def difference(
         if all(map(isfinite, pair)):
             units.setdefault(sample.prompt if by_prompt else sample.name, []).append(pair)
     if not units:
-        return Difference(measure, run, nan, nan, None)
+        return Difference(measure, run, nan, nan, None, steered)
     before, after = (
         [fmean(pair[side] for pair in unit) for unit in units.values()] for side in (0, 1)
     )
-    return Difference(measure, run, fmean(before), fmean(after), paired_difference(before, after))
+    found = paired_difference(before, after)
+    return Difference(measure, run, fmean(before), fmean(after), found, steered)

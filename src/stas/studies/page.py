@@ -20,6 +20,7 @@ from stas.studies.differences import (
     DRAWS,
     FEWEST_PAIRS,
     NO_DIFFERENCE,
+    NOT_STEERED,
     TOO_FEW,
     Difference,
     unit_of_pairs,
@@ -153,11 +154,16 @@ def how_to_read(unit: str, rows: Sequence[Difference]) -> str:
         if able
         else ""
     )
+    idle = (
+        f" “{NOT_STEERED}”: no forward of any of its videos was, so it shows nothing of steering."
+        if any(not row.steered for row in rows)
+        else ""
+    )
     return (
         f"The pairs, n, are {unit}{'' if unit == 'prompts' else ' of one prompt'}; intervals are "
         f"of the bootstrap ({DRAWS:,} draws, expanded percentiles). “{NO_DIFFERENCE}” where one "
         f"holds zero; “{TOO_FEW}” where one of fewer than {FEWEST_PAIRS} pairs does not. Higher or "
-        f"lower is not better or worse by itself: a still picture flickers least.{chance}"
+        f"lower is not better or worse by itself: a still picture flickers least.{chance}{idle}"
     )
 
 

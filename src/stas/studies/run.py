@@ -112,6 +112,12 @@ class Run(ABC):
             if found.metrics is not None
         }
 
+    def steered(self, *settings: Setting) -> bool:
+        """Whether any video of these settings was steered; true where none was to be."""
+        names = {setting.name for setting in settings if setting.config is not None}
+        made = [found.manifest for (_, name), found in self.finished.items() if name in names]
+        return not made or any(manifest.steered for manifest in made)
+
     def read(self) -> None:
         """Look into the folder for what is finished.
 

@@ -85,7 +85,13 @@ def axis_table(run: StudyRun, axis: str) -> AxisTable:
         measures=measures,
         differences=[
             [
-                difference(measure, value, run.samples, pairs(measure, settings))
+                difference(
+                    measure,
+                    value,
+                    run.samples,
+                    pairs(measure, settings),
+                    steered=run.steered(*settings),
+                )
                 for value, settings in rows
             ]
             for measure in measures
