@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 import inspect
 import pickle
@@ -80,6 +81,25 @@ def test_a_method_set_on_the_object_or_its_class_meanwhile_is_heard_and_stays(to
     assert owner.step(0) == 20
     del owner.step
     assert owner.step(0) == 10
+
+
+@pytest.mark.parametrize("metaclass", [type, abc.ABCMeta])
+def test_what_is_patched_on_the_class_of_the_object_outlasts_the_listening(metaclass, told):
+    """As cache-dit exchanges `pipe.__class__.__call__`, and puts it back at any time."""
+    cls = metaclass("Owned", (Plain,), {})
+    owner, twin = cls(), cls()
+    holder = listen(owner, "step", told)
+    owner.__class__.__call__ = lambda self: "called"
+    owner.__class__.step = lambda self, value: value + 10
+    owner.__class__.added = 1
+    assert (owner(), twin(), owner.step(0), cls.added) == ("called", "called", 10, 1)
+    unlisten(holder, "step", told)
+    assert (owner(), owner.step(0), owner.added) == ("called", 10, 1)
+    holder = listen(owner, "step", told)
+    del owner.__class__.__call__, owner.__class__.added
+    assert not callable(owner) and not hasattr(cls, "added")
+    unlisten(holder, "step", told)
+    assert [result for _, _, result in told.heard] == [10]
 
 
 @pytest.mark.parametrize(

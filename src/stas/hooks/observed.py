@@ -3,7 +3,8 @@
 While somebody listens, the object has a class of its own beneath its class: the same name, and
 properties in place of the methods. So what lies in the object's dictionary stays where it is and a
 method that anybody sets anew is heard too; slots, properties and methods patched on the class work
-as ever; and copies, shallow, deep or pickled, are of the object's own class.
+as ever, whether it is named or taken from the object; and copies, shallow, deep or pickled, are of
+the object's own class.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def listen(owner: Any, name: str, listener: Listener) -> Any:
             ) from error
     cls.heard.setdefault(name, []).append(listener)
     if name not in vars(cls):
-        setattr(cls, name, _Heard(cls, name))
+        type.__setattr__(cls, name, _Heard(cls, name))
     return holder
 
 
@@ -89,7 +90,19 @@ def _observing(base: type) -> Any:
         "heard": {},
         "running": set(),
     }
-    cls: Any = type(base)(base.__name__, (base,), names)
+    metaclass: Any = type(base)
+
+    class Observing(metaclass):  # type: ignore[misc]
+        """What is set on the class of an object is set on its own class, and outlasts this one."""
+
+        def __setattr__(cls, name: str, value: Any) -> None:
+            setattr(base, name, value)
+
+        def __delattr__(cls, name: str) -> None:
+            delattr(base, name)
+
+    # Made past its metaclass, which may count its classes or set what its base has already.
+    cls: Any = type.__new__(Observing, base.__name__, (base,), names)
     return cls
 
 

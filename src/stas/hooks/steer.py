@@ -22,7 +22,7 @@ from stas.hooks.targets import (
     refuse_a_second,
     source_of,
 )
-from stas.hooks.transformer import TransformerHooks, config_of, outside_graphs
+from stas.hooks.transformer import TransformerHooks, config_of, is_cached, outside_graphs
 from stas.method.config import STASConfig
 from stas.method.steerer import Branches, DimsOrigin, SteeredDims, SteeredForward, Steerer
 from stas.method.tokens import VideoTokens
@@ -54,7 +54,7 @@ class TransformerSteering(TransformerHooks[SteeredForward]):
         steerer = self.steerer
         if not steerer.wants_a_look(video, branches):
             return
-        if getattr(self.transformer, "is_cache_enabled", False):
+        if is_cached(self.transformer):
             steerer.warn(
                 f"{self.name}: the window has {steerer.steps_text}, and the first forward in it is "
                 "read for massive dimensions and not steered. Name dimensions with dims=."
@@ -98,7 +98,7 @@ class TransformerSteering(TransformerHooks[SteeredForward]):
 
     @outside_graphs
     def _decide(self, forward: SteeredForward, found: list[torch.Tensor | None]) -> bool:
-        cached = bool(getattr(self.transformer, "is_cache_enabled", False))
+        cached = is_cached(self.transformer)
         if self.steerer.end(forward, found, whole=cached):
             return True
         # Made again once, with what is massive here: unless a cache has kept what it gave.

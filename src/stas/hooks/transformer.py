@@ -416,6 +416,11 @@ def config_of(transformer: nn.Module) -> Mapping[str, Any]:
     return config
 
 
+def is_cached(transformer: nn.Module) -> bool:
+    """Whether a cache may skip blocks: one of diffusers' own, or of cache-dit."""
+    return any(getattr(transformer, flag, False) for flag in ("is_cache_enabled", "_is_cached"))
+
+
 def _uses_faster_cache(transformer: nn.Module) -> bool:
     config = getattr(transformer, "_cache_config", None)
     return type(config).__name__ == "FasterCacheConfig"
