@@ -181,6 +181,7 @@ def _write(
     codec_options: dict[str, str],
     pixels: Mapping[str, Any],
 ) -> None:
+    """Encode frames into a file that appears whole or not at all."""
     rate = _rate(fps)
     count, height, width = frames.shape[:3]
     expect(count > 0, f"A video file needs at least one frame, but got {count}")
