@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Offload = Literal["none", "model", "sequential"]
+FPS = (0.001, 1000)  # Matroska counts milliseconds, and 1/1001 is the slowest that mp4 says here
 FRAMES = ("num_frames", "frames", "video_length")  # what pipelines call the number of pixel frames
 
 
@@ -81,13 +82,17 @@ def some_of(name: str, values: object, known: tuple[str, ...]) -> tuple[str, ...
 
 
 def check_fps(fps: object) -> None:
-    """Raise ValueError unless `fps` is a finite number above 0.
+    """Raise ValueError unless `fps` is a number of frames per second that a video file can say.
 
     Example:
         >>> check_fps(29.97)
     """
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < inf:
-        raise ValueError(f"fps must be a finite number above 0, but got {fps!r}.")
+    slowest, fastest = FPS
+    real = isinstance(fps, Real) and not isinstance(fps, bool)
+    if not real or not slowest <= float(fps) <= fastest:  # type: ignore[arg-type]  # it is Real
+        raise ValueError(
+            f"fps must be from {slowest} to {fastest}, which a video file can say, but got {fps!r}."
+        )
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:

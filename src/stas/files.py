@@ -30,7 +30,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         ['note.txt']
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    # Not named after the file, whose own name may have no room for more.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix[:16])
     os.close(handle)
     temporary = Path(name)
     try:

@@ -186,14 +186,13 @@ def test_the_rate_read_back_is_the_one_asked_for(tmp_path, write, fps):
 )
 @pytest.mark.parametrize("write", [write_mp4, write_exact])
 def test_a_rate_that_a_file_cannot_say_is_refused(tmp_path, write, fps):
-    message = r"^fps must be (a number|from 0\.001 to 1000).*, but got "
-    with pytest.raises((TypeError, ValueError), match=message):
+    with pytest.raises(ValueError, match=r"^fps must be from 0\.001 to 1000.*, but got "):
         write(tmp_path / "a", noise(), fps)
     assert not list(tmp_path.iterdir())
 
 
 def test_another_kind_of_number_is_refused(tmp_path):
-    with pytest.raises(TypeError, match=r"fps must be a number, but got Decimal\('8'\)"):
+    with pytest.raises(ValueError, match=r"but got Decimal\('8'\)"):
         write_mp4(tmp_path / "a.mp4", clip(), Decimal(8))
 
 

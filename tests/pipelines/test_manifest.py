@@ -60,7 +60,7 @@ def test_it_comes_back_as_it_was(tmp_path):
         ({"versions": {"threads": 0}}, "threads must be an integer above 0"),
         ({"pipeline": {"loras": 3}}, "loras must be an object"),
         ({"seed": "1"}, "seed must be an integer"),
-        ({"fps": 0}, "fps must be a finite number above 0"),
+        ({"fps": 0}, r"fps must be from 0\.001 to 1000"),
         ({"arguments": {}}, "arguments must hold a prompt"),
         ({"arguments": None}, "arguments must be an object"),
         ({"frames": {}}, "frames must hold their sha256"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -14,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
-from stas.checks import expect, number
+from stas.checks import check_fps, expect, number
+from stas.files import whole_file
 
 Frames = npt.NDArray[np.uint8]
-
-FPS = (0.001, 1000)  # Matroska counts milliseconds; slower than 1/1001 is no fraction of `_rate`
 
 # BT.709 at every size, and said so: of a file that says nothing, a player guesses by its height.
 _BT709 = {
@@ -112,6 +110,7 @@ def write_mp4(path: str | os.PathLike[str], video: Any, fps: float, *, crf: int 
             `to_frames` refuses.
 
     Example:
+        >>> import tempfile
         >>> path = tempfile.mkdtemp() + "/gray.mp4"
         >>> write_mp4(path, np.full((5, 32, 32, 3), 128, dtype=np.uint8), fps=8)
         >>> read_video(path).shape
@@ -153,6 +152,7 @@ def write_exact(path: str | os.PathLike[str], frames: Frames, fps: float) -> Non
 
     Example:
         >>> frames = np.arange(2 * 16 * 16 * 3, dtype=np.uint8).reshape(2, 16, 16, 3)
+        >>> import tempfile
         >>> path = tempfile.mkdtemp() + "/exact.mkv"
         >>> write_exact(path, frames, fps=8)
         >>> bool((read_video(path) == frames).all())
@@ -185,34 +185,28 @@ def _write(
     rate = _rate(fps)
     count, height, width = frames.shape[:3]
     expect(count > 0, f"A video file needs at least one frame, but got {count}")
-    folder = Path(path).parent.resolve(strict=True)
-    # A short name in a folder of its own, as the file's own name may have no room for more.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".stas-") as temporary:
-        part = Path(temporary, "video")
-        with av.open(_url(part), "w", format=container, options=container_options) as file:
-            stream: Any = file.add_stream(
-                codec, rate=rate, options=codec_options, height=height, width=width, **pixels
+    with (
+        whole_file(path) as part,
+        av.open(_url(part), "w", format=container, options=container_options) as file,
+    ):
+        stream: Any = file.add_stream(
+            codec, rate=rate, options=codec_options, height=height, width=width, **pixels
+        )
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture = picture.reformat(
+                format=pixels["pix_fmt"],
+                dst_colorspace=pixels.get("colorspace"),
+                dst_color_range=pixels.get("color_range"),
             )
-            for frame in frames:
-                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-                picture = picture.reformat(
-                    format=pixels["pix_fmt"],
-                    dst_colorspace=pixels.get("colorspace"),
-                    dst_color_range=pixels.get("color_range"),
-                )
-                file.mux(stream.encode(picture))
-            file.mux(stream.encode())
-        part.replace(path)
+            file.mux(stream.encode(picture))
+        file.mux(stream.encode())
 
 
 def _rate(fps: float) -> Fraction:
     """The frames per second that a file says."""
-    value, (slowest, fastest) = number("fps", fps), FPS
-    expect(
-        slowest <= value <= fastest,
-        f"fps must be from {slowest} to {fastest}, which a video file can say, but got {fps!r}",
-    )
-    return Fraction(value).limit_denominator(1001)
+    check_fps(fps)
+    return Fraction(number("fps", fps)).limit_denominator(1001)
 
 
 def _url(path: str | os.PathLike[str]) -> str:
