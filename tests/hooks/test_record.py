@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,13 @@ from stas.activations.stats import partial_sums
 from stas.method.config import REGIONS
 from stas.method.operators import steer_
 from stas.models.registry import find_spec
-from tests.tiny import generate, tiny_cogvideox, tiny_wan, tiny_wan_transformer
+from tests.tiny import (
+    generate,
+    plant_massive_dimension,
+    tiny_cogvideox,
+    tiny_wan,
+    tiny_wan_transformer,
+)
 
 PIPELINES = {
     "wan": tiny_wan,
@@ -98,6 +105,35 @@ def test_steering_is_recorded_as_it_left_the_block_in_either_order():
         handle.remove()
         recording.remove()
         assert not hasattr(pipeline.transformer.blocks[0], "_diffusers_hook")
+
+
+@pytest.mark.filterwarnings("ignore::stas.StasWarning")
+@pytest.mark.parametrize("first", ["steer", "record"])
+@pytest.mark.parametrize("case", ["few steps", "a profile that does not hold"])
+def test_a_forward_that_steering_makes_for_itself_is_not_recorded(first, case):
+    """Neither the one that is only read, nor the one whose output is thrown away."""
+    pipeline = tiny_wan()
+    plant_massive_dimension(pipeline.transformer, 5, 1000.0)
+    with stas.steer(pipeline, dims=(5,), stop=1.0, scale=2.0), stas.record(pipeline) as wanted:
+        generate(pipeline, steps=2)
+
+    def steer():
+        if case == "few steps":
+            return stas.steer(pipeline, stop=1.0, scale=2.0)
+        handle = stas.steer(pipeline, dims=(3,), stop=1.0, scale=2.0)
+        steerer = handle._steerings["transformer"].steerer
+        steerer.dims, steerer._checked = replace(steerer.dims, origin="profile"), False
+        return handle
+
+    attached = [steer(), stas.record(pipeline)] if first == "steer" else [stas.record(pipeline)]
+    if first == "record":
+        attached.append(steer())
+    generate(pipeline, steps=2)
+    recording = attached[first == "steer"]
+    assert recording.stats.samples == wanted.stats.samples
+    for key, cell in recording.stats.cells.items():
+        for name, values in cell.arrays().items():
+            assert torch.equal(values, wanted.stats.cells[key].arrays()[name])
 
 
 def stas_free_maximum(seen):

@@ -34,7 +34,7 @@ from stas.method.window import Window
 from stas.models.spec import ModelSpec
 
 
-@dataclass
+@dataclass(eq=False)
 class _Forward:
     """What one forward showed, on its way from the device."""
 
@@ -110,6 +110,13 @@ class TransformerRecording(TransformerHooks[_Forward]):
                     chosen = values[:, list(self._stats.map_dims)].abs().float().T
                     chosen = chosen.unflatten(1, (grid.frames, grid.height, grid.width))
                     forward.maps.append((block, _to_host(surface_sums(values)), _to_host(chosen)))
+
+    def forget(self, forward: _Forward) -> None:
+        """Leave out what was recorded of a forward."""
+        if forward in self._pending:
+            self._pending.remove(forward)
+        for found in (forward.partials, forward.maps, forward.devices, forward.copied):
+            found.clear()
 
     @outside_graphs
     def end(self, forward: _Forward, found: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial, update_wrapper
 from types import CodeType
 from typing import Any, Protocol
@@ -96,6 +96,17 @@ def is_hooked(block: nn.Module, hook_name: str) -> bool:
     """Whether a hook of that name sits on the block."""
     registry = getattr(block, "_diffusers_hook", None)
     return registry is not None and hook_name in registry.hooks
+
+
+def owners_beside(blocks: Iterable[nn.Module], hook_name: str) -> list[Any]:
+    """Whose other hooks of stas sit on these blocks."""
+    owners = {}
+    for block in blocks:
+        registry = getattr(block, "_diffusers_hook", None)
+        for name in HOOK_NAMES:
+            if registry is not None and name != hook_name and name in registry.hooks:
+                owners[name] = registry.hooks[name].owner
+    return list(owners.values())
 
 
 def attach_beneath(block: nn.Module, hook: BlockHook, hook_name: str) -> None:

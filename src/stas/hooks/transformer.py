@@ -27,6 +27,7 @@ from stas.hooks.registry import (
     detach,
     forget_known_registries,
     keep_attached,
+    owners_beside,
 )
 from stas.method.steerer import Branches
 from stas.method.tokens import VideoTokens
@@ -74,6 +75,9 @@ class TransformerHooks(ABC, Generic[ForwardT]):
         self.block_numbers = tuple(block_numbers)
         self.loop = loop
         self.forward: ForwardT | None = None  # of the forward that is running
+        self._ended: ForwardT | None = (
+            None  # of the present call of the transformer, once it is over
+        )
         all_blocks, all_axes = spec.blocks(transformer), spec.block_axes(transformer)
         self.num_blocks = len(all_blocks)
         self.blocks = [all_blocks[number] for number in self.block_numbers]
@@ -182,7 +186,7 @@ class TransformerHooks(ABC, Generic[ForwardT]):
             self._release()  # what a forward that was interrupted still holds
             self._lock.acquire()
             self._put_back()
-        self.forward = None
+        self.forward = self._ended = None
         if not torch.compiler.is_compiling():
             if torch._C._current_graph_task_id() != -1:
                 raise RuntimeError(
@@ -214,6 +218,9 @@ class TransformerHooks(ABC, Generic[ForwardT]):
     def prepare(self, video: VideoTokens, branches: Branches, run: Callable[[], Any]) -> None:
         """Before `begin`: what needs a forward of its own, which `run` makes."""
 
+    def forget(self, forward: ForwardT) -> None:
+        """What blocks gave of a forward is of one whose output is not used; it is made again."""
+
     def skipped(self, forward: ForwardT) -> None:
         """No block ran in the forward: a cache of whole forwards skipped them."""
 
@@ -221,6 +228,7 @@ class TransformerHooks(ABC, Generic[ForwardT]):
         """Another pipeline than the loop's runs the transformer: it is left alone."""
 
     def _start(self, forward: ForwardT | None, batch: int) -> None:
+        self._ended = None
         self.forward, self._batch = forward, batch
         self._rows, self._bypassed = None, False
         for hook in self._hooks:
@@ -234,6 +242,7 @@ class TransformerHooks(ABC, Generic[ForwardT]):
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> Any:
         forward, self.forward = self.forward, None
+        self._ended = forward
         if torch.compiler.is_compiling():
             if forward is not None:
                 self.end(forward, self.found())
@@ -259,6 +268,8 @@ class TransformerHooks(ABC, Generic[ForwardT]):
         video = self._video_tokens(inputs)
         assert video is not None
         run = partial(module.forward, *args, **kwargs)
+        beside = owners_beside(self.spec.blocks(self.transformer), self.hook_name)
+        reopened = [owner for owner in beside if owner.reopen()]
         branches = self.loop.branches(self.spec, self.context, video.batch)
         self.prepare(video, branches, run)
         self._start(self.begin(video, branches, _device_of(inputs)), video.batch)
@@ -266,9 +277,27 @@ class TransformerHooks(ABC, Generic[ForwardT]):
             output = run()
         finally:
             forward, self.forward = self.forward, None
+            for owner in reopened:
+                owner.close()
         if forward is not None:
             self.end(forward, self.found())
         return output
+
+    def reopen(self) -> bool:
+        """Begin the present forward anew for its blocks; True if it had ended: close it then."""
+        forward = self.forward or self._ended
+        if forward is not None:
+            self.forget(forward)
+        if forward is self.forward:
+            return False
+        self.forward = forward
+        return True
+
+    def close(self) -> None:
+        """End what was reopened."""
+        forward, self.forward = self.forward, None
+        if forward is not None:
+            self.end(forward, self.found())
 
     def _put_back(self) -> None:
         """Undo what was exchanged for one forward alone."""
@@ -284,12 +313,18 @@ class TransformerHooks(ABC, Generic[ForwardT]):
 
     @contextmanager
     def reading(self, forward: ForwardT, batch: int) -> Iterator[None]:
-        """Have the blocks given `forward` in what is run within."""
+        """Have the blocks given `forward` in what is run within, and others of stas at rest."""
+        beside = owners_beside(self.spec.blocks(self.transformer), self.hook_name)
+        running = [owner.forward for owner in beside]
+        for owner in beside:
+            owner.forward = None
         self._start(forward, batch)
         try:
             yield
         finally:
             self.forward = None
+            for owner, theirs in zip(beside, running, strict=True):
+                owner.forward = theirs
 
     def _refuse_bypass(self) -> NoReturn:
         raise RuntimeError(
