@@ -21,7 +21,7 @@ quick: $(INSTALLED)
 # Thousands of random cases, others each time: SEED=n makes the same again.
 campaign: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --hypothesis-profile=campaign --hypothesis-show-statistics \
-		$(if $(SEED),--hypothesis-seed=$(SEED)) tests/hooks/test_campaign.py
+		$(if $(SEED),--hypothesis-seed=$(SEED)) tests/hooks/test_campaign.py tests/test_fuzz.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from stas.files import whole_file
+from stas.files import remove_parts, whole_file
 
 
 def test_the_file_appears_at_the_end_and_nothing_else(tmp_path):
@@ -41,3 +41,22 @@ def test_others_may_read_it_as_they_may_any_new_file(tmp_path):
 def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), whole_file(tmp_path / "no" / "a.json"):
         pass
+
+
+def test_what_a_killed_process_left_is_known_by_its_file(tmp_path):
+    for name in ("a.json", "b.json", "a" * 250 + ".json"):
+        with whole_file(tmp_path / name) as temporary:
+            temporary.with_name(temporary.name + "x").touch()  # as after a kill
+    assert len(list(tmp_path.glob(".part-*"))) == 3
+    remove_parts(tmp_path / "a.json")
+    remove_parts(tmp_path / ("a" * 250 + ".json"))
+    (left,) = tmp_path.glob(".part-*")
+    remove_parts(tmp_path / "b.json")
+    assert not left.exists() and (tmp_path / "b.json").exists()
+
+
+def test_a_temporary_path_is_written_to_as_it_is(tmp_path):
+    with whole_file(tmp_path / "a.json") as outer, whole_file(outer) as inner:
+        assert inner == outer
+        inner.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -7,6 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zlib import crc32
+
+_PART = ".part-"
 
 
 @contextmanager
@@ -14,7 +17,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path to write to, and move it to `path` when the block ends.
 
     After an error or Ctrl-C in the block nothing of it is left, and an older file at `path` is as
-    it was.
+    it was. A temporary path of another `whole_file` is given as it is.
 
     Args:
         path: Where the file is to appear; its folder must exist.
@@ -30,8 +33,10 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         ['note.txt']
     """
     path = Path(path)
-    # Not named after the file, whose own name may have no room for more.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix[:16])
+    if path.name.startswith(_PART):
+        yield path
+        return
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=path.suffix[:16])
     os.close(handle)
     temporary = Path(name)
     try:
@@ -43,3 +48,20 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_parts(path: str | os.PathLike[str]) -> None:
+    """Remove what a process that was killed left of a file; only while nobody else writes it.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> remove_parts(folder / "note.txt")
+    """
+    path = Path(path)
+    for part in path.parent.glob(f"{_prefix(path)}*"):
+        part.unlink(missing_ok=True)
+
+
+def _prefix(path: Path) -> str:
+    """How the temporary files of a file begin, whose own name may have no room for more."""
+    return f"{_PART}{crc32(path.name.encode(errors='surrogateescape')):08x}-"

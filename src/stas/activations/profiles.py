@@ -90,7 +90,7 @@ class Profile:
             if unknown := sorted(set(data) - names):
                 raise ValueError(f"unknown keys {unknown}; known are {sorted(names)}")
             return cls(**data)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a stas profile: {error}") from error
 
 

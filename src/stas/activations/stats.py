@@ -13,8 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from stas.checks import expect, integers, is_whole, number
 from stas.files import whole_file
-from stas.method.config import REGIONS, Region, RowBranch
+from stas.method.config import REGIONS, ROW_BRANCHES, Region, RowBranch
 from stas.method.kernels import has_triton
 from stas.method.tokens import TokenGrid
 
@@ -54,10 +55,10 @@ def partial_sums(tokens: torch.Tensor, grid: TokenGrid, boundary: float) -> torc
         return fused_sums(tokens, grid, boundary)
     result = tokens.new_zeros((len(REGIONS), 5, tokens.shape[1]), dtype=torch.float32)
     for row, region in zip(result, REGIONS, strict=True):
-        for number, view in enumerate(grid.views(tokens[None], (region,), boundary)):
+        for place, view in enumerate(grid.views(tokens[None], (region,), boundary)):
             values = view.float()
             over = tuple(range(values.ndim - 1))
-            if number == 0:
+            if place == 0:
                 row[PIVOT] = values[(0,) * len(over)]
             shifted = values - row[PIVOT]
             row[SUM] += shifted.sum(over)
@@ -400,7 +401,7 @@ class ActivationStats:
             if said.get("format") != FORMAT:
                 raise ValueError(f"expected the format {FORMAT}, but got {said.get('format')}")
             return cls._from_parts(json.loads(said["stats"]), tensors)
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (KeyError, RecursionError, SafetensorError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} does not hold activation statistics, or is cut short: {error}"
             ) from error
@@ -409,26 +410,54 @@ class ActivationStats:
     def _from_parts(
         cls, header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
     ) -> ActivationStats:
+        expect(isinstance(header, Mapping), "expected an object")
         stats = cls(
-            blocks=header["blocks"],
+            blocks=integers("blocks", header["blocks"]),
             width=header["width"],
-            boundary=header["boundary"],
-            map_blocks=header["map_blocks"],
-            map_dims=header["map_dims"],
+            boundary=number("boundary", header["boundary"]),
+            map_blocks=integers("map_blocks", header["map_blocks"]),
+            map_dims=integers("map_dims", header["map_dims"]),
             metadata=header["metadata"],
         )
-        stats.num_steps = header["num_steps"]
+        steps, cells, texts = header["num_steps"], header["cells"], header["metadata"]
+        expect(0 <= stats.boundary <= 0.5, "boundary must be between 0 and 0.5")
+        expect(is_whole(stats.width, 1, 2**31), "width must be an integer above 0")
+        expect(steps is None or is_whole(steps, 1), "num_steps must be an integer above 0")
+        is_text = isinstance(texts, dict) and all(isinstance(t, str) for t in texts.values())
+        expect(is_text, "metadata must be text")
+        stats.num_steps = steps
         shape = (len(stats.blocks), len(REGIONS), stats.width)
-        for number, (step, branch, samples) in enumerate(header["cells"]):
-            cell = Moments.empty(*shape)
-            for name, array in cell.arrays().items():
-                array.copy_(tensors[name][number])
-            stats.cells[step, branch] = cell
+        for name, array in Moments.empty(*shape).arrays().items():
+            _expect_array(name, tensors.get(name), (len(cells), *shape), array.dtype, bool(cells))
+        for place, (step, branch, samples) in enumerate(cells):
+            known = is_whole(step, 0, steps or 0) and is_whole(samples) and branch in ROW_BRANCHES
+            expect(known, f"cell {place} is of no step and branch")
+            stats.cells[step, branch] = Moments(
+                **{name: tensors[name][place].clone() for name in Moments.empty(0).arrays()}
+            )
             stats.samples[step, branch] = samples
-        for name in ("surface", "token_map"):
+        expect(len(stats.cells) == len(cells), "two cells are of one step and branch")
+        for name, axes in (("surface", 3), ("token_map", 5)):
             if f"{name}.mean" in tensors:
-                running = RunningMean(tensors[f"{name}.mean"].shape)
-                running.mean.copy_(tensors[f"{name}.mean"])
-                running.count.copy_(tensors[f"{name}.count"])
+                mean, count = tensors[f"{name}.mean"], tensors.get(f"{name}.count")
+                expect(mean.ndim == axes, f"{name}.mean must have {axes} axes")
+                running = RunningMean(mean.shape)
+                _expect_array(f"{name}.mean", mean, mean.shape, running.mean.dtype)
+                _expect_array(f"{name}.count", count, mean.shape, running.count.dtype)
+                running.mean, running.count = mean.clone(), tensors[f"{name}.count"].clone()
                 setattr(stats, name, running)
         return stats
+
+
+def _expect_array(
+    name: str,
+    array: torch.Tensor | None,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    needed: bool = True,
+) -> None:
+    if array is None:
+        expect(not needed, f"{name} is missing")
+    else:
+        fits = tuple(array.shape) == tuple(shape) and array.dtype == dtype
+        expect(fits, f"{name} must be {dtype} of shape {tuple(shape)}")

@@ -78,7 +78,7 @@ class VideoMetrics:
                 cross=np.array(record["cross"], dtype=bool),
                 numbers={k: nan if v is None else float(v) for k, v in record["numbers"].items()},
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"These are no measured values: {error!r}") from error
 
 

@@ -104,7 +104,7 @@ class Manifest:
             expect(not unknown, f"unknown keys {', '.join(unknown)}")
             expect(not missing, f"missing keys {', '.join(missing)}")
             return cls(**data)
-        except (TypeError, ValueError) as error:
+        except (RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a manifest of stas generate: {error}") from error
 
     @property

@@ -103,7 +103,7 @@ class LoadedPipeline:
             if not isinstance(defaults, dict):
                 raise ValueError("expected an object")
             check_fps(defaults.get("fps", 1))
-        except ValueError as error:
+        except (RecursionError, ValueError) as error:
             raise ValueError(f"{path} does not hold a model's defaults: {error}") from error
         return defaults
 

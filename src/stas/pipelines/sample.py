@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from stas.files import whole_file
+from stas.files import remove_parts, whole_file
 from stas.hooks.steer import SteeringHandle
 from stas.measures.result import VideoMetrics
 from stas.media.pictures import strip
@@ -63,11 +63,13 @@ class VideoFiles:
     def write(
         self, frames: Frames, manifest: Manifest, metrics: VideoMetrics | None = None
     ) -> None:
-        """Write all files, or none that counts as finished.
+        """Write all files, or none that counts as finished; what a killed process left goes.
 
         Raises:
             OSError: One can't be written.
         """
+        for path in self.paths:
+            remove_parts(path)
         with ExitStack() as stack:
             # What is opened last appears first.
             temporary = {

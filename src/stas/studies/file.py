@@ -61,7 +61,7 @@ def load_study(source: str | os.PathLike[str], **changes: Any) -> Study:
                 expect(isinstance(old, type(new)), f"{name} must be a {type(new).__name__}")
                 changes[name] = {**old, **new} if isinstance(new, dict) else [*old, *new]
         return _study(path, data | changes)
-    except (TypeError, ValueError) as error:
+    except (RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a study: {error}") from error
 
 

@@ -255,7 +255,7 @@ class Run(ABC):
             data = json.loads(self.record.read_text(encoding="utf-8"))
             known = data["format"] == self._format and isinstance(data[self.noun], dict)
             expect(known, f"expected the format {self._format}")
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{self.record} is no record of a {self.noun}: {error}") from error
         return data
 
