@@ -830,14 +830,16 @@ def test_steering_after_the_first_run_sees_the_cache_context(monkeypatch):
     assert branches == ["cond", "uncond"] * 2
 
 
-def test_tokens_split_over_devices_are_refused():
-    """What context parallelism does: each block has a part of the tokens."""
+def test_tokens_split_by_an_unknown_engine_are_refused():
+    """Each block has a part of the tokens, and nobody says which processes share them."""
     transformer = TINIES["wan"].transformer()
     block = transformer.blocks[0]
     whole = block.forward
     block.forward = lambda *args, **kwargs: whole(*args, **kwargs).chunk(2, dim=1)[0]
     with (
         stas.steer(transformer, dims=(1,), blocks=(0,)),
-        pytest.raises(RuntimeError, match="context parallelism can't be steered"),
+        pytest.raises(
+            RuntimeError, match=r"name the processes that share them: stas\.steer\(\.\.\., group="
+        ),
     ):
         transformer(**TINIES["wan"].inputs((2, 4, 4), 1))

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from stas.checks import expect, integers, is_whole, number
 from stas.files import whole_file
 from stas.method.config import REGIONS, ROW_BRANCHES, Region, RowBranch
 from stas.method.kernels import has_triton
-from stas.method.tokens import TokenGrid
+from stas.method.tokens import TokenGrid, VideoTokens
 
 FORMAT = "stas.stats/1"
 
@@ -52,7 +53,7 @@ def partial_sums(tokens: torch.Tensor, grid: TokenGrid, boundary: float) -> torc
     if tokens.is_cuda and has_triton(tokens.device):
         from stas.method._triton import fused_sums
 
-        return fused_sums(tokens, grid, boundary)
+        return fused_sums(tokens, VideoTokens(grid), boundary)
     result = tokens.new_zeros((len(REGIONS), 5, tokens.shape[1]), dtype=torch.float32)
     for row, region in zip(result, REGIONS, strict=True):
         for place, view in enumerate(grid.views(tokens[None], (region,), boundary)):
@@ -67,6 +68,45 @@ def partial_sums(tokens: torch.Tensor, grid: TokenGrid, boundary: float) -> torc
             row[SUM_ABS] += magnitudes.sum(over)
             row[MAX_ABS] = torch.maximum(row[MAX_ABS], magnitudes.amax(over))
     return result
+
+
+def partial_sums_of_part(
+    tokens: torch.Tensor, video: VideoTokens, boundary: float, part: range
+) -> torch.Tensor:
+    """`partial_sums` of those tokens of a video that one process holds.
+
+    Args:
+        tokens: (n, D), in the order of the sequence.
+        video: Where the tokens of the whole video are.
+        boundary: r.
+        part: Which of the video's tokens they are, in the order of the sequence.
+    """
+    if tokens.is_cuda and has_triton(tokens.device):
+        from stas.method._triton import fused_sums
+
+        return fused_sums(tokens, video, boundary, part)
+    result = tokens.new_zeros((len(REGIONS), 5, tokens.shape[1]), dtype=torch.float32)
+    for row, members in zip(result, _members(video, boundary, part), strict=True):
+        if len(members):
+            values = tokens[members].float()
+            row[PIVOT] = values[0]
+            row[SUM] = (values - values[0]).sum(0)
+            row[SUM_SQUARES] = (values - values[0]).square().sum(0)
+            row[SUM_ABS] = values.abs().sum(0)
+            row[MAX_ABS] = values.abs().amax(0)
+    return result
+
+
+@lru_cache(maxsize=64)
+def _members(video: VideoTokens, boundary: float, part: range) -> list[torch.Tensor]:
+    """For each region, which of a part's tokens are of it."""
+    masks = (video.arrange(video.grid.mask((region,), boundary)) for region in REGIONS)
+    return [mask[part.start : part.stop].nonzero().flatten() for mask in masks]
+
+
+def region_sizes(video: VideoTokens, boundary: float, part: range) -> list[int]:
+    """How many tokens of each region a part of a video's tokens has."""
+    return [len(members) for members in _members(video, boundary, part)]
 
 
 def surface_sums(tokens: torch.Tensor) -> torch.Tensor:
@@ -163,10 +203,9 @@ class Moments:
         self.nonfinite.add_(other.nonfinite)
 
     @classmethod
-    def of_partial(cls, partial: torch.Tensor, grid: TokenGrid, boundary: float) -> Moments:
-        """The moments behind `partial_sums`: arrays (3, D)."""
-        sizes = torch.tensor([grid.count((region,), boundary) for region in REGIONS])
-        tokens = sizes[:, None].expand(-1, partial.shape[2])
+    def of_partial(cls, partial: torch.Tensor, sizes: Sequence[int]) -> Moments:
+        """The moments behind `partial_sums` over so many tokens of each region: arrays (3, D)."""
+        tokens = torch.tensor(sizes)[:, None].expand(-1, partial.shape[2])
         sums = partial.double()
         finite = torch.isfinite(partial).all(dim=1)
         sums = torch.where(finite[:, None], sums, 0.0)
@@ -265,6 +304,31 @@ class ActivationStats:
         Raises:
             ValueError: Videos of another number of steps were recorded before.
         """
+        sizes = [grid.count((region,), self.boundary) for region in REGIONS]
+        self.add_parts(step, num_steps, branch, block, partial[None], [sizes])
+
+    def add_parts(
+        self,
+        step: int,
+        num_steps: int,
+        branch: RowBranch,
+        block: int,
+        partials: torch.Tensor,
+        sizes: Sequence[Sequence[int]],
+    ) -> None:
+        """Take in one sample at one block of which several processes hold a part each.
+
+        Args:
+            step: The denoising step, from 0.
+            num_steps: How many the video has.
+            branch: Branch of guidance.
+            block: The block's number.
+            partials: (parts, 3, 5, D), what `partial_sums` gives of each part, on the CPU.
+            sizes: For each part, how many tokens of each region it has.
+
+        Raises:
+            ValueError: Videos of another number of steps were recorded before.
+        """
         self.check_steps(num_steps)
         self.num_steps = num_steps
         key = (step, branch)
@@ -275,7 +339,8 @@ class ActivationStats:
         if index == 0:
             self.samples[key] += 1
         present = {name: array[index] for name, array in self.cells[key].arrays().items()}
-        Moments(**present).add_(Moments.of_partial(partial, grid, self.boundary))
+        for partial, counts in zip(partials, sizes, strict=True):
+            Moments(**present).add_(Moments.of_partial(partial, counts))
 
     def add_maps(self, block: int, surface: torch.Tensor, values: torch.Tensor) -> None:
         """Take in one sample's maps at one of `map_blocks`.

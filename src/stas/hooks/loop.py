@@ -39,10 +39,12 @@ class Loop(ABC):
 
     Args:
         clock: Which step it is.
+        branch: That of all forwards of this process, where each has one.
     """
 
-    def __init__(self, clock: StepClock) -> None:
+    def __init__(self, clock: StepClock, branch: RowBranch | None = None) -> None:
         self.clock = clock
+        self.branch = branch
         # What is kept of the pipeline's watched methods, see `stas.models.spec.Forward`.
         self.seen: dict[str, Any] = {}
 
@@ -95,8 +97,8 @@ def _halves(batch: int) -> Branches:
 class OwnLoop(Loop):
     """A loop that its author tells about: that of a bare transformer."""
 
-    def __init__(self, clock: StepClock) -> None:
-        super().__init__(clock)
+    def __init__(self, clock: StepClock, branch: RowBranch | None = None) -> None:
+        super().__init__(clock, branch)
         self._told: Branch | None = None
 
     def attach(self) -> None:
@@ -132,6 +134,8 @@ class OwnLoop(Loop):
         self.clock.calls += 1
 
     def branches(self, spec: ModelSpec, context: str | None, batch: int) -> Branches:
+        if self.branch is not None:
+            return ((self.branch, None),)
         name = context or self._told
         both = name == _BOTH and spec.loop.guidance == "batched"
         return _named(spec, name) or (_halves(batch) if both else ())
@@ -149,6 +153,7 @@ class PipelineLoop(Loop):
         clock: What it moves.
         pipeline: The pipeline.
         transformers: Those that are attached to and their rows, by component name.
+        branch: As of `Loop`.
     """
 
     def __init__(
@@ -156,8 +161,9 @@ class PipelineLoop(Loop):
         clock: StepClock,
         pipeline: Any,
         transformers: Mapping[str, tuple[nn.Module, ModelSpec]],
+        branch: RowBranch | None = None,
     ) -> None:
-        super().__init__(clock)
+        super().__init__(clock, branch)
         self.pipeline = pipeline
         self.transformers = transformers
         self.strangers: set[str] = set()  # other pipelines that ran a transformer
@@ -258,6 +264,8 @@ class PipelineLoop(Loop):
             )
 
     def branches(self, spec: ModelSpec, context: str | None, batch: int) -> Branches:
+        if self.branch is not None:
+            return ((self.branch, None),)
         called = self.clock.calls - 1
         prediction = self._predictions[called] if called < len(self._predictions) else ""
         if named := _named(spec, context or prediction):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
 from typing import Any, ClassVar
@@ -12,7 +13,14 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from stas.activations.stats import ActivationStats, partial_sums, surface_sums
+from stas.activations.stats import (
+    SURFACE_BINS,
+    ActivationStats,
+    partial_sums,
+    partial_sums_of_part,
+    region_sizes,
+    surface_sums,
+)
 from stas.hooks.handle import Handle
 from stas.hooks.loop import Loop
 from stas.hooks.registry import BlockHook
@@ -25,9 +33,11 @@ from stas.hooks.targets import (
     pipeline_of,
     refuse_a_second,
     source_of,
+    token_group,
 )
 from stas.hooks.transformer import TransformerHooks, config_of, outside_graphs
 from stas.method.config import Blocks, RowBranch, STASConfig
+from stas.method.shards import Split, TokenGroup
 from stas.method.steerer import Branches
 from stas.method.tokens import VideoTokens
 from stas.method.window import Window
@@ -41,9 +51,11 @@ class _Forward:
     step: int
     num_steps: int
     video: VideoTokens
+    split: Split | None
     samples: list[RowBranch]
     partials: list[tuple[int, RowBranch, torch.Tensor]] = field(default_factory=list)  # by block
     maps: list[tuple[int, torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    sizes: list[list[int]] = field(default_factory=list)  # tokens of each region, by process
     devices: set[torch.device] = field(default_factory=set)
     copied: list[torch.Event] = field(default_factory=list)
 
@@ -66,8 +78,9 @@ class TransformerRecording(TransformerHooks[_Forward]):
         block_numbers: Sequence[int],
         loop: Loop,
         stats: ActivationStats,
+        group: TokenGroup | None = None,
     ) -> None:
-        super().__init__(name, transformer, spec, block_numbers, loop)
+        super().__init__(name, transformer, spec, block_numbers, loop, group)
         self._stats = stats
         self._pending: list[_Forward] = []
 
@@ -87,14 +100,16 @@ class TransformerRecording(TransformerHooks[_Forward]):
         for branch, rows in branches:
             for sample in range(video.batch)[rows or slice(None)]:
                 samples[sample] = branch
-        return _Forward(clock.step, num_steps, video, samples)
-
-    def video_of(self, forward: _Forward) -> VideoTokens:
-        return forward.video
+        return _Forward(clock.step, num_steps, video, self.split, samples)
 
     @outside_graphs
     def act(
-        self, forward: _Forward, hook: BlockHook, tokens: torch.Tensor, present: slice | None
+        self,
+        forward: _Forward,
+        hook: BlockHook,
+        tokens: torch.Tensor,
+        present: slice | None,
+        part: range | None,
     ) -> None:
         """Take the sums of each sample and send them to the host."""
         block, grid = self.block_numbers[hook.index], forward.video.grid
@@ -103,6 +118,9 @@ class TransformerRecording(TransformerHooks[_Forward]):
             branches = branches[present] or ["other"] * tokens.shape[0]
         forward.devices.add(tokens.device)
         with torch.no_grad():
+            if part is not None:
+                self._act_on_part(forward, block, branches, tokens, part)
+                return
             for branch, values in zip(branches, forward.video.raster(tokens), strict=True):
                 partial = partial_sums(values, grid, self._stats.boundary)
                 forward.partials.append((block, branch, _to_host(partial)))
@@ -110,6 +128,56 @@ class TransformerRecording(TransformerHooks[_Forward]):
                     chosen = values[:, list(self._stats.map_dims)].abs().float().T
                     chosen = chosen.unflatten(1, (grid.frames, grid.height, grid.width))
                     forward.maps.append((block, _to_host(surface_sums(values)), _to_host(chosen)))
+
+    def _act_on_part(
+        self,
+        forward: _Forward,
+        block: int,
+        branches: Sequence[RowBranch],
+        tokens: torch.Tensor,
+        part: range,
+    ) -> None:
+        """The same of the tokens that this process holds: the sums stay on the device."""
+        video, mapped = forward.video, block in self._stats.map_blocks
+        if not forward.sizes:
+            forward.sizes = [
+                region_sizes(video, self._stats.boundary, video.part(shard))
+                for shard in self._processes.held
+            ]
+        for branch, values in zip(branches, tokens, strict=True):
+            partial = partial_sums_of_part(values, video, self._stats.boundary, part)
+            forward.partials.append((block, branch, partial))
+            if mapped:
+                places = _places(video, values.device)[part.start : part.stop]
+                count, bins = video.grid.num_tokens, min(video.grid.num_tokens, SURFACE_BINS)
+                magnitudes = values.abs().float()
+                surface = magnitudes.new_zeros(bins, values.shape[1])
+                surface.index_add_(0, places * bins // count, magnitudes)
+                chosen = magnitudes.new_zeros(len(self._stats.map_dims), count)
+                chosen[:, places] = magnitudes[:, list(self._stats.map_dims)].T
+                forward.maps.append((block, surface, chosen))
+
+    def _share(self, forward: _Forward, split: Split) -> None:
+        """Give all processes the sums of each: one collective, and two where there are maps."""
+        video, group = forward.video, split.group
+        rows = torch.stack([partial for _, _, partial in forward.partials])
+        gathered = _to_host(group.gather(rows))
+        forward.partials = [
+            (block, branch, gathered[:, number])
+            for number, (block, branch, _) in enumerate(forward.partials)
+        ]
+        shape = video.grid.frames, video.grid.height, video.grid.width
+        count = video.grid.num_tokens
+        bins = min(count, SURFACE_BINS)
+        sizes = torch.bincount(torch.arange(count) * bins // count)[:, None]
+        forward.maps = [
+            (
+                block,
+                _to_host(group.total_(surface) / sizes.to(surface.device)),
+                _to_host(torch.unflatten(group.total_(chosen), 1, shape)),
+            )
+            for block, surface, chosen in forward.maps
+        ]
 
     def forget(self, forward: _Forward) -> None:
         """Leave out what was recorded of a forward."""
@@ -122,6 +190,8 @@ class TransformerRecording(TransformerHooks[_Forward]):
     def end(self, forward: _Forward, found: object) -> bool:
         """Merge what earlier forwards sent."""
         self._merge()
+        if forward.split is not None and forward.partials:
+            self._share(forward, forward.split)
         for device in forward.devices:
             if device.type != "cpu":
                 event = torch.Event(device)
@@ -137,9 +207,19 @@ class TransformerRecording(TransformerHooks[_Forward]):
                 event.synchronize()
             step, num_steps = forward.step, forward.num_steps
             for block, branch, partial in forward.partials:
-                self._stats.add(step, num_steps, branch, block, partial, forward.video.grid)
+                key = step, num_steps, branch, block
+                if forward.sizes:
+                    self._stats.add_parts(*key, partial, forward.sizes)
+                else:
+                    self._stats.add(*key, partial, forward.video.grid)
             for block, surface, values in forward.maps:
                 self._stats.add_maps(block, surface, values)
+
+
+@lru_cache(maxsize=8)
+def _places(video: VideoTokens, device: torch.device) -> torch.Tensor:
+    """In raster order, the place of each token of the sequence."""
+    return video.arrange(torch.arange(video.grid.num_tokens)).to(device)
 
 
 def _to_host(values: torch.Tensor) -> torch.Tensor:
@@ -184,6 +264,8 @@ def record(
     map_blocks: Blocks | None = None,
     map_dims: Sequence[int] = (),
     metadata: Mapping[str, str] | None = None,
+    group: Any = None,
+    branch: RowBranch | None = None,
 ) -> RecordingHandle:
     """Record statistics of a video transformer's hidden states while it samples.
 
@@ -202,6 +284,8 @@ def record(
         map_dims: Dimensions of the maps over the whole grid.
         metadata: Text that travels with the statistics; model, transformer and versions are
             added.
+        group: As of `steer`; every process has the statistics of all tokens then.
+        branch: As of `steer`.
 
     Returns:
         A handle with the statistics. Use it as a context manager or call `remove`.
@@ -229,7 +313,8 @@ def record(
     dims = STASConfig(dims=tuple(map_dims)).dims if map_dims else ()
     target = pipeline_of(target)
     transformers = find_transformers(target, "record")
-    loop = follow(target, transformers, Window(0.0, 1.0))
+    loop = follow(target, transformers, Window(0.0, 1.0), branch)
+    shared = token_group(group)
     recordings = {}
     for name, (transformer, spec) in transformers.items():
         all_blocks = spec.blocks(transformer)
@@ -258,7 +343,9 @@ def record(
             }
             | dict(metadata or {}),
         )
-        recordings[name] = TransformerRecording(name, transformer, spec, numbers, loop, stats)
+        recordings[name] = TransformerRecording(
+            name, transformer, spec, numbers, loop, stats, shared
+        )
     handle = RecordingHandle(recordings)
     handle._attach()
     return handle

@@ -21,9 +21,11 @@ from stas.hooks.targets import (
     pipeline_of,
     refuse_a_second,
     source_of,
+    token_group,
 )
 from stas.hooks.transformer import TransformerHooks, config_of, is_cached, outside_graphs
-from stas.method.config import STASConfig
+from stas.method.config import RowBranch, STASConfig
+from stas.method.shards import TokenGroup
 from stas.method.steerer import Branches, DimsOrigin, SteeredDims, SteeredForward, Steerer
 from stas.method.tokens import VideoTokens
 from stas.models.spec import ModelSpec
@@ -44,8 +46,9 @@ class TransformerSteering(TransformerHooks[SteeredForward]):
         loop: Loop,
         config: STASConfig,
         dims: SteeredDims,
+        group: TokenGroup | None = None,
     ) -> None:
-        super().__init__(name, transformer, spec, block_numbers, loop)
+        super().__init__(name, transformer, spec, block_numbers, loop, group)
         self.steerer = Steerer(config, dims, loop.clock, name, self.axes)
         self.handle: Any = None  # the SteeringHandle, for stas.find_handle
 
@@ -60,18 +63,17 @@ class TransformerSteering(TransformerHooks[SteeredForward]):
                 "read for massive dimensions and not steered. Name dimensions with dims=."
             )
             return
-        with self.reading(steerer.look(video), video.batch), torch.no_grad():
+        forward = steerer.look(video, self.split)
+        with self.reading(forward, video.batch), torch.no_grad():
             run()
-        steerer.detect(self.found(), how="on an extra forward, as the window has few steps")
+        how = "on an extra forward, as the window has few steps"
+        steerer.detect(self.found(), how=how, split=self.split)
 
     def begin(
         self, video: VideoTokens, branches: Branches, device: torch.device
     ) -> SteeredForward | None:
         """Decide whether this forward is steered, where, and in which rows of the batch."""
-        return self.steerer.begin(video, branches, device)
-
-    def video_of(self, forward: SteeredForward) -> VideoTokens:
-        return forward.video
+        return self.steerer.begin(video, branches, device, self.split)
 
     def act(
         self,
@@ -79,6 +81,7 @@ class TransformerSteering(TransformerHooks[SteeredForward]):
         hook: BlockHook,
         tokens: torch.Tensor,
         present: slice | None,
+        part: range | None,
     ) -> torch.Tensor | None:
         """Steer the tokens in place, or read their magnitudes."""
         if forward.rows is not None and present == slice(0, 0):
@@ -87,7 +90,7 @@ class TransformerSteering(TransformerHooks[SteeredForward]):
                 f"batch of {self.name} is split inside its forward, and which rows run is not "
                 "known. Steer both branches."
             )
-        return self.steerer.act(forward, tokens, hook.axes, present)
+        return self.steerer.act(forward, tokens, hook.axes, present, part)
 
     def end(self, forward: SteeredForward, found: list[torch.Tensor | None]) -> bool:
         """Count the forward, and decide what it showed."""
@@ -103,14 +106,14 @@ class TransformerSteering(TransformerHooks[SteeredForward]):
             return True
         # Made again once, with what is massive here: unless a cache has kept what it gave.
         if cached or torch.compiler.is_compiling():
-            self.steerer.detect(found, whole=cached)
+            self.steerer.detect(found, whole=cached, split=forward.split)
             return True
         return False
 
     def skipped(self, forward: SteeredForward) -> None:
         """Nothing was steered; say so where dimensions were to be read."""
         if forward.dims is None:
-            self.steerer.detect(self.found())
+            self.steerer.detect(self.found(), split=forward.split)
 
     def leave_alone(self) -> None:
         """Say once that another pipeline's forwards are not steered."""
@@ -206,7 +209,14 @@ def _dims_text(dims: tuple[int, ...] | None) -> str:
     return ", ".join(map(str, dims)) if dims else "none"
 
 
-def steer(target: Any, config: STASConfig | None = None, **overrides: Any) -> SteeringHandle:
+def steer(
+    target: Any,
+    config: STASConfig | None = None,
+    *,
+    group: Any = None,
+    branch: RowBranch | None = None,
+    **overrides: Any,
+) -> SteeringHandle:
     """Steer the massive activations of a video pipeline or transformer (STAS, arXiv 2603.17825).
 
     Each supported transformer of a pipeline is steered, both experts of Wan2.2 A14B in one
@@ -223,6 +233,11 @@ def steer(target: Any, config: STASConfig | None = None, **overrides: Any) -> St
             people with their own loop: that has no schedule, so every forward is steered until
             `SteeringHandle.set_step` says where the loop is.
         config: How to steer; the defaults of STASConfig when left out.
+        group: The processes that share each video's tokens, a `torch.distributed.ProcessGroup`,
+            where another package than diffusers splits them (xDiT, ParaAttention). diffusers' own
+            context parallelism is found by itself.
+        branch: The branch of guidance of all forwards of this process, where the branches are
+            given to one process each (CFG parallelism).
         **overrides: Fields of STASConfig that replace those of `config`.
 
     Returns:
@@ -247,11 +262,12 @@ def steer(target: Any, config: STASConfig | None = None, **overrides: Any) -> St
     """
     config, target = _resolve_config(config, overrides), pipeline_of(target)
     transformers = find_transformers(target, "steer")
-    loop = follow(target, transformers, config.window)
+    loop = follow(target, transformers, config.window, branch)
+    shared = token_group(group)
     handle = SteeringHandle(
         config,
         {
-            name: _plan(name, transformer, spec, config, loop)
+            name: _plan(name, transformer, spec, config, loop, shared)
             for name, (transformer, spec) in transformers.items()
         },
     )
@@ -307,15 +323,26 @@ def _resolve_config(config: STASConfig | None, overrides: Mapping[str, Any]) -> 
 
 
 def _plan(
-    name: str, transformer: nn.Module, spec: ModelSpec, config: STASConfig, loop: Loop
+    name: str,
+    transformer: nn.Module,
+    spec: ModelSpec,
+    config: STASConfig,
+    loop: Loop,
+    group: TokenGroup | None,
 ) -> TransformerSteering:
     """Check everything about one transformer and prepare its steering, attaching nothing."""
     blocks = spec.blocks(transformer)
     refuse_a_second(name, spec, blocks, TransformerSteering)
     dims = _find_dims(transformer, spec, config)
+    if dims.numbers is None and loop.branch is not None:
+        raise ValueError(
+            f"No dimensions of {name} are known, and processes that have one branch of guidance "
+            "each could detect others. Name them with dims=: a stas.steer or stas profile on one "
+            "process says which."
+        )
     check_dims(dims.numbers or (), spec.feature_width(config_of(transformer)), name, spec)
     numbers = block_numbers(config, len(blocks), name)
-    return TransformerSteering(name, transformer, spec, numbers, loop, config, dims)
+    return TransformerSteering(name, transformer, spec, numbers, loop, config, dims, group)
 
 
 def _find_dims(transformer: nn.Module, spec: ModelSpec, config: STASConfig) -> SteeredDims:

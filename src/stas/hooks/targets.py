@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
+from stas.checks import one_of
 from stas.hooks.loop import Loop, OwnLoop, PipelineLoop
 from stas.hooks.registry import is_hooked
 from stas.hooks.transformer import TransformerHooks, config_of
-from stas.method.config import STASConfig
+from stas.method.config import BRANCHES, RowBranch, STASConfig
+from stas.method.shards import TokenGroup
 from stas.method.window import StepClock, Window
 from stas.models.registry import find_spec, supported_text
 from stas.models.spec import ModelSpec, UnsupportedModelError
@@ -27,12 +30,39 @@ def pipeline_of(target: Any) -> Any:
     return target if isinstance(target, nn.Module) else getattr(target, "pipeline", target)
 
 
+def token_group(group: Any) -> TokenGroup | None:
+    """The processes that a user says share the tokens; None for none, or for one alone."""
+    if group is None:
+        return None
+    if not (dist.is_available() and isinstance(group, dist.ProcessGroup)):
+        raise TypeError(
+            "group must be a torch.distributed.ProcessGroup, as torch.distributed.new_group "
+            f"returns, but got {type(group).__name__}."
+        )
+    found = TokenGroup.over(group)
+    if found.rank < 0:
+        raise ValueError("This process is not of the group that was given.")
+    return found if found.size > 1 else None
+
+
 def follow(
-    target: Any, transformers: Mapping[str, tuple[nn.Module, ModelSpec]], window: Window
+    target: Any,
+    transformers: Mapping[str, tuple[nn.Module, ModelSpec]],
+    window: Window,
+    branch: RowBranch | None = None,
 ) -> Loop:
-    """The loop of a pipeline, or one that its author will tell about."""
+    """The loop of a pipeline, or one that its author will tell about.
+
+    Args:
+        target: The pipeline or transformer.
+        transformers: What is attached to, with their rows.
+        window: When it is acted.
+        branch: That of all forwards of this process, where each has one.
+    """
+    if branch is not None:
+        one_of("branch", branch, BRANCHES)
     if isinstance(target, nn.Module):
-        return OwnLoop(StepClock(window))
+        return OwnLoop(StepClock(window), branch)
     if not all(
         callable(getattr(getattr(target, "scheduler", None), method, None))
         for method in ("set_timesteps", "step")
@@ -42,7 +72,7 @@ def follow(
             "denoising step can't be followed. Set pipe.scheduler, or take the bare transformer: "
             "stas.steer(pipe.transformer) and handle.set_step(i, n) in your loop."
         )
-    return PipelineLoop(StepClock(window, waits=True), target, transformers)
+    return PipelineLoop(StepClock(window, waits=True), target, transformers, branch)
 
 
 def source_of(transformer: nn.Module) -> str | None:

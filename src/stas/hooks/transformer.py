@@ -15,12 +15,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar, Generic, Literal, NoReturn, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NoReturn, Protocol, TypeVar
 
 import torch
 from torch import nn
 
 from stas.hooks.loop import Loop
+from stas.hooks.parallel import Processes
 from stas.hooks.registry import (
     BlockHook,
     attach_beneath,
@@ -29,12 +30,13 @@ from stas.hooks.registry import (
     keep_attached,
     owners_beside,
 )
+from stas.method.shards import Split, TokenGroup
 from stas.method.steerer import Branches
 from stas.method.tokens import VideoTokens
 from stas.models.spec import ModelSpec
 
 Method = TypeVar("Method", bound=Callable[..., Any])
-ForwardT = TypeVar("ForwardT")
+ForwardT = TypeVar("ForwardT", bound="Forward")
 _CHECKPOINTING = "_gradient_checkpointing_func"
 
 
@@ -42,6 +44,13 @@ def outside_graphs(method: Method) -> Method:
     """Leave a method to Python: torch.compile breaks its graph there instead of tracing it."""
     disabled: Method = torch.compiler.disable(method)  # type: ignore[no-untyped-call]  # torch's
     return disabled
+
+
+class Forward(Protocol):
+    """What is decided of one forward."""
+
+    video: VideoTokens
+    split: Split | None
 
 
 class TransformerHooks(ABC, Generic[ForwardT]):
@@ -56,6 +65,7 @@ class TransformerHooks(ABC, Generic[ForwardT]):
         spec: Its row.
         block_numbers: Which blocks, from 0 over all stacks in forward order.
         loop: The loop that its forwards are of.
+        group: The processes that share its tokens, where diffusers does not know of them.
     """
 
     hook_name: ClassVar[str]
@@ -68,6 +78,7 @@ class TransformerHooks(ABC, Generic[ForwardT]):
         spec: ModelSpec,
         block_numbers: Sequence[int],
         loop: Loop,
+        group: TokenGroup | None = None,
     ) -> None:
         self.name = name
         self.transformer = transformer
@@ -75,9 +86,9 @@ class TransformerHooks(ABC, Generic[ForwardT]):
         self.block_numbers = tuple(block_numbers)
         self.loop = loop
         self.forward: ForwardT | None = None  # of the forward that is running
-        self._ended: ForwardT | None = (
-            None  # of the present call of the transformer, once it is over
-        )
+        self.split: Split | None = None  # how its tokens are split over processes
+        self._processes = Processes(transformer, spec, group)
+        self._ended: ForwardT | None = None  # that of the transformer's call that is ending
         all_blocks, all_axes = spec.blocks(transformer), spec.block_axes(transformer)
         self.num_blocks = len(all_blocks)
         self.blocks = [all_blocks[number] for number in self.block_numbers]
@@ -110,7 +121,12 @@ class TransformerHooks(ABC, Generic[ForwardT]):
 
     @abstractmethod
     def act(
-        self, forward: ForwardT, hook: BlockHook, tokens: torch.Tensor, present: slice | None
+        self,
+        forward: ForwardT,
+        hook: BlockHook,
+        tokens: torch.Tensor,
+        present: slice | None,
+        part: range | None,
     ) -> torch.Tensor | None:
         """A block returned these visual tokens, a view of its output.
 
@@ -120,6 +136,7 @@ class TransformerHooks(ABC, Generic[ForwardT]):
             tokens: (B, N, D) or (B, F, S, D), see `VideoTokens.of`.
             present: Which rows of the batch they are; None for all, an empty slice when a part of
                 the batch runs alone and nobody says which.
+            part: Which of the video's tokens they are, where processes share them; None for all.
         """
 
     @abstractmethod
@@ -130,10 +147,6 @@ class TransformerHooks(ABC, Generic[ForwardT]):
             forward: What `begin` returned.
             found: What `act` returned, by block; None also for blocks that did not run.
         """
-
-    @abstractmethod
-    def video_of(self, forward: ForwardT) -> VideoTokens:
-        """Where the video's tokens are in a forward."""
 
     def attach(self) -> None:
         """Put the hooks on; nothing is left attached when that fails."""
@@ -203,6 +216,7 @@ class TransformerHooks(ABC, Generic[ForwardT]):
             return
         self.loop.enter(self.context, inputs.get("timestep"))
         device = _device_of(inputs)
+        self.split = self._processes.split(video, inputs)
         branches = self.loop.branches(self.spec, self.context, video.batch)
         if torch.compiler.is_compiling():
             self._start(self.begin(video, branches, device), video.batch)
@@ -342,9 +356,13 @@ class TransformerHooks(ABC, Generic[ForwardT]):
             return None
         position = self.spec.tokens.video_output
         hidden_states = output if position is None else output[position]
-        tokens = self.video_of(forward).of(hidden_states, hook.axes)
+        shard = (
+            None if forward.split is None else self._processes.shard(forward.split, hidden_states)
+        )
+        tokens = forward.video.of(hidden_states, hook.axes, shard)
         present = None if tokens.shape[0] == self._batch else self._present(tokens.shape[0])
-        return self.act(forward, hook, tokens, present)
+        part = None if shard is None else forward.video.part(shard)
+        return self.act(forward, hook, tokens, present, part)
 
     def _refuse_recomputation(self) -> None:
         if torch._C._current_graph_task_id() != -1:

@@ -18,7 +18,8 @@ import triton
 import triton.language as tl
 
 from stas.method.config import REGIONS
-from stas.method.tokens import TokenGrid
+from stas.method.shards import Split
+from stas.method.tokens import VideoTokens
 
 CHUNK = 1024  # tokens that one program steers
 
@@ -98,6 +99,7 @@ def fused_steer_(
     *,
     scale: float,
     across_dims: bool,
+    split: Split | None = None,
 ) -> torch.Tensor:
     """`stas.method.operators.steer_tokens_` with op "max", in two kernels.
 
@@ -107,9 +109,11 @@ def fused_steer_(
         dims: Massive dimensions.
         scale: The paper's alpha.
         across_dims: Whether the reference magnitude is the maximum over all of `dims`.
+        split: How the tokens are split over processes; the collective lies between the kernels.
     """
     batch, count, _ = hidden_states.shape
-    chunks = triton.cdiv(count, CHUNK)
+    # Of as many chunks on every process, and some may be empty.
+    chunks = triton.cdiv(count if split is None else split.longest, CHUNK)
     grid = (chunks, len(dims), batch)
     columns = _on_device(tuple(dims), hidden_states.device)
     magnitudes = torch.empty(grid, dtype=torch.float32, device=hidden_states.device)
@@ -118,6 +122,8 @@ def fused_steer_(
         _find_magnitudes[grid](
             hidden_states, columns, magnitudes, count, *hidden_states.stride(), CHUNK=CHUNK
         )
+        if split is not None:
+            split.group.maximum_(magnitudes)
         _write_magnitudes[grid](
             hidden_states, columns, magnitudes, tokens.view(torch.uint8), count,
             *hidden_states.stride(), scale, torch.finfo(hidden_states.dtype).max,
@@ -197,9 +203,9 @@ def _sum_regions(
 
 @lru_cache(maxsize=8)
 def _segments(
-    grid: TokenGrid, boundary: float, device: torch.device
+    video: VideoTokens, boundary: float, part: range | None, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Runs of neighbouring tokens of one region, ordered by region.
+    """Runs of neighbouring tokens of one region, of all or a part of them, ordered by region.
 
     Returns:
         (3, segments) starts, lengths and pivot tokens; and (regions + 1,) where in that order
@@ -208,7 +214,9 @@ def _segments(
     rows: list[tuple[int, int, int]] = []
     ends = [0]
     for region in REGIONS:
-        mask = grid.mask((region,), boundary).int()
+        mask = video.grid.mask((region,), boundary).int()
+        if part is not None:
+            mask = video.arrange(mask)[part.start : part.stop]
         edges = torch.diff(mask, prepend=mask.new_zeros(1), append=mask.new_zeros(1))
         begins, stops = (edges == 1).nonzero(), (edges == -1).nonzero()
         found = [
@@ -218,14 +226,19 @@ def _segments(
         ]
         rows += [(first, length, found[0][0]) for first, length in found]
         ends.append(len(rows))
-    table = torch.tensor(rows, dtype=torch.int64).T.contiguous()
+    table = torch.tensor(rows, dtype=torch.int64).reshape(-1, 3).T.contiguous()
     return table.to(device), torch.tensor(ends, dtype=torch.int64).to(device)
 
 
-def fused_sums(tokens: torch.Tensor, grid: TokenGrid, boundary: float) -> torch.Tensor:
-    """What `stas.activations.stats.partial_sums` returns, for tokens (N, D) on a CUDA device."""
+def fused_sums(
+    tokens: torch.Tensor, video: VideoTokens, boundary: float, part: range | None = None
+) -> torch.Tensor:
+    """What `stas.activations.stats.partial_sums` returns, for tokens (N, D) on a CUDA device.
+
+    With a part, what `partial_sums_of_part` returns.
+    """
     width = tokens.shape[1]
-    table, ends = _segments(grid, boundary, tokens.device)
+    table, ends = _segments(video, boundary, part, tokens.device)
     segments, columns = table.shape[1], 128
     column_blocks = triton.cdiv(width, columns)
     options: dict[str, Any] = {"dtype": torch.float32, "device": tokens.device}
@@ -233,10 +246,11 @@ def fused_sums(tokens: torch.Tensor, grid: TokenGrid, boundary: float) -> torch.
     result = torch.empty(len(REGIONS), 5, width, **options)
     strides = tokens.stride()
     with torch.cuda.device(tokens.device):
-        _sum_segments[segments, column_blocks](
-            tokens, table, sums, segments, width, *strides,
-            SEGMENT=SEGMENT, ROWS=16, COLUMNS=columns,
-        )  # fmt: skip
+        if segments:
+            _sum_segments[segments, column_blocks](
+                tokens, table, sums, segments, width, *strides,
+                SEGMENT=SEGMENT, ROWS=16, COLUMNS=columns,
+            )  # fmt: skip
         _sum_regions[len(REGIONS), column_blocks](
             tokens, table, ends, sums, result, segments, width, *strides, COLUMNS=columns
         )

@@ -12,6 +12,7 @@ from torch.compiler import is_compiling
 from stas.checks import one_of
 from stas.method.config import OPS, REFERENCES, REGIONS, Op, Reference, Region
 from stas.method.kernels import has_triton
+from stas.method.shards import Split
 from stas.method.tokens import TokenGrid
 
 # An op of one's own: values (dims, B, N) and the reference magnitude (dims or 1, B, 1) -> targets.
@@ -24,44 +25,71 @@ def _finite(targets: torch.Tensor) -> torch.Tensor:
     return targets.clamp(-largest, largest)
 
 
-def _max(values: torch.Tensor, scale: float, reference: Reference) -> torch.Tensor:
-    magnitude = reference_magnitude(values, reference)
+def _max(
+    values: torch.Tensor, scale: float, reference: Reference, split: Split | None
+) -> torch.Tensor:
+    magnitude = reference_magnitude(values, reference, split)
     if scale != 1.0:
         magnitude = _finite(magnitude * scale)
     return torch.sign(values) * magnitude
 
 
-def _scale(values: torch.Tensor, scale: float, reference: Reference) -> torch.Tensor:
+def _scale(
+    values: torch.Tensor, scale: float, reference: Reference, split: Split | None
+) -> torch.Tensor:
     return _finite(values * scale)
 
 
-def _zero(values: torch.Tensor, scale: float, reference: Reference) -> torch.Tensor:
+def _zero(
+    values: torch.Tensor, scale: float, reference: Reference, split: Split | None
+) -> torch.Tensor:
     return torch.zeros_like(values)
 
 
-def _mean(values: torch.Tensor, scale: float, reference: Reference) -> torch.Tensor:
-    return values.mean(dim=tuple(range(2, values.ndim)), keepdim=True)
+def _mean(
+    values: torch.Tensor, scale: float, reference: Reference, split: Split | None
+) -> torch.Tensor:
+    over = tuple(range(2, values.ndim))
+    mean: torch.Tensor
+    if split is None:
+        mean = values.mean(dim=over, keepdim=True)
+        return mean
+    # The sums, and beside them how many tokens they are of.
+    sums = values.sum(dim=over, dtype=torch.float32)
+    counts = torch.full_like(sums, values[0, 0].numel())
+    sums, counts = split.group.total_(torch.stack([sums, counts]))
+    mean = (sums / counts).to(values.dtype)
+    return mean[(..., *(None for _ in over))]
 
 
-# What each op writes: of the values (dims, B, ...) at all visual tokens, the scale and the
-# reference.
-OPERATORS: Mapping[Op, Callable[[torch.Tensor, float, Reference], torch.Tensor]] = MappingProxyType(
-    {"max": _max, "scale": _scale, "zero": _zero, "mean": _mean}
+# What each op writes: of the values (dims, B, ...) at all visual tokens, the scale, the reference,
+# and how the tokens are split.
+OPERATORS: Mapping[Op, Callable[[torch.Tensor, float, Reference, Split | None], torch.Tensor]] = (
+    MappingProxyType({"max": _max, "scale": _scale, "zero": _zero, "mean": _mean})
 )
 
 
-def reference_magnitude(values: torch.Tensor, reference: Reference) -> torch.Tensor:
+def reference_magnitude(
+    values: torch.Tensor, reference: Reference, split: Split | None = None
+) -> torch.Tensor:
     """m, the maximum of |H| over all visual tokens of a sample.
 
     Args:
         values: (dims, B, ...), the massive dimensions at all visual tokens.
         reference: "dim" for one m per dimension, "global" for one over all of them.
+        split: How the tokens are split, where the values are at some of them.
 
     Returns:
         (dims, B, 1, ...), or (1, B, 1, ...) for "global".
     """
     over = tuple(range(2, values.ndim))
-    magnitude: torch.Tensor = torch.linalg.vector_norm(values, ord=math.inf, dim=over, keepdim=True)
+    magnitude: torch.Tensor
+    if split is not None and not values[0, 0].numel():  # a process without a token of the video
+        magnitude = values.new_zeros((*values.shape[:2], *(1 for _ in over)))
+    else:
+        magnitude = torch.linalg.vector_norm(values, ord=math.inf, dim=over, keepdim=True)
+    if split is not None:
+        magnitude = split.group.maximum_(magnitude.float()).to(values.dtype)
     return magnitude.amax(dim=0, keepdim=True) if reference == "global" else magnitude
 
 
@@ -142,12 +170,14 @@ def steer_tokens_(
     op: Op | Operator,
     scale: float,
     reference: Reference,
+    split: Split | None = None,
 ) -> torch.Tensor:
     """`steer_` with the tokens as a boolean mask and nothing checked: for every block.
 
     The token axes may be several, hidden states (B, ..., D) and a mask of their shape (...). Few
     operations and none per token region: on a small model their launches are all that steering
-    costs.
+    costs. Where processes share the tokens (`split`), these are this one's, and what is found over
+    all tokens costs one collective.
     """
     # Compiled blocks fuse the plain operations themselves.
     device = hidden_states.device
@@ -156,14 +186,16 @@ def steer_tokens_(
 
         if can_steer(hidden_states, tokens):
             across_dims = reference == "global"
-            return fused_steer_(hidden_states, tokens, dims, scale=scale, across_dims=across_dims)
+            return fused_steer_(
+                hidden_states, tokens, dims, scale=scale, across_dims=across_dims, split=split
+            )
     # A copy, (dims, B, ...): backward needs the values of before the write, and reading a column
     # of a large tensor is dear.
     values = torch.stack([hidden_states.select(-1, dim) for dim in dims])
     if callable(op):
-        target = op(values, reference_magnitude(values, reference))
+        target = op(values, reference_magnitude(values, reference, split))
     else:
-        target = OPERATORS[op](values, scale, reference)
+        target = OPERATORS[op](values, scale, reference, split)
     steered = torch.where(tokens, target, values)
     for dim, column in zip(dims, steered, strict=True):
         hidden_states.select(-1, dim).copy_(column)

@@ -28,6 +28,7 @@ from stas.method.detection import (
     median_ratios,
 )
 from stas.method.operators import steer_tokens_
+from stas.method.shards import Split
 from stas.method.tokens import Axes, VideoTokens
 from stas.method.window import StepClock
 
@@ -63,6 +64,7 @@ class SteeredForward:
         dims: What is steered; None to read magnitudes and steer nothing.
         reads: Whether magnitudes are read, before anything is written.
         rows: Rows of the batch that are steered; None for all.
+        split: How the tokens are split over processes; None where they are whole.
         masks: By axes, true at the tokens that are steered.
     """
 
@@ -70,6 +72,7 @@ class SteeredForward:
     dims: tuple[int, ...] | None
     reads: bool
     rows: slice | None
+    split: Split | None = None
     masks: dict[Axes, torch.Tensor] = field(default_factory=dict, repr=False)
 
 
@@ -131,7 +134,11 @@ class Steerer:
         return f"{count} step{'s' * (count != 1)}"
 
     def begin(
-        self, video: VideoTokens, branches: Branches, device: torch.device
+        self,
+        video: VideoTokens,
+        branches: Branches,
+        device: torch.device,
+        split: Split | None = None,
     ) -> SteeredForward | None:
         """Decide whether a forward is steered, where, and in which rows of the batch.
 
@@ -139,6 +146,7 @@ class Steerer:
             video: Where the video's tokens are in what the blocks return.
             branches: The branches in it, as far as anybody says.
             device: Of the latents.
+            split: How the tokens are split over processes.
 
         Returns:
             What to hand to `act`; None when the forward is to be left alone.
@@ -161,11 +169,13 @@ class Steerer:
             return None
         reads = dims is None or not self._checked
         masks = {} if dims is None else self._find_masks(video, device)
-        return SteeredForward(video=video, dims=dims, reads=reads, rows=rows, masks=masks)
+        return SteeredForward(
+            video=video, dims=dims, reads=reads, rows=rows, split=split, masks=masks
+        )
 
-    def look(self, video: VideoTokens) -> SteeredForward:
+    def look(self, video: VideoTokens, split: Split | None = None) -> SteeredForward:
         """A forward that is only read: magnitudes, of all rows."""
-        return SteeredForward(video=video, dims=None, reads=True, rows=None)
+        return SteeredForward(video=video, dims=None, reads=True, rows=None, split=split)
 
     def act(
         self,
@@ -173,6 +183,7 @@ class Steerer:
         tokens: torch.Tensor,
         axes: Axes,
         present: slice | None = None,
+        part: range | None = None,
     ) -> torch.Tensor | None:
         """Steer tokens in place as the config says, and read their magnitudes where that is due.
 
@@ -182,11 +193,22 @@ class Steerer:
                 `VideoTokens.of`.
             axes: The layout of the block's output.
             present: Which rows of the batch these are; None for all of them.
+            part: Which of the video's tokens these are; None for all of them.
 
         Returns:
-            (D,), mean |h| over samples and tokens as they came, to be handed to `end`; or None.
+            (D,), mean |h| over samples and tokens as they came (of a part, what it adds to that),
+            to be handed to `end`; or None.
+
+        Raises:
+            RuntimeError: Gradients are wanted through tokens that are split over processes.
         """
-        found = _mean_magnitudes(tokens) if forward.reads else None
+        if forward.split is not None and tokens.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(
+                f"Gradients through the steered {self.name} are not known where its tokens are "
+                "split over processes. Use torch.no_grad(), or train without context parallelism."
+            )
+        count = None if part is None else forward.video.grid.num_tokens
+        found = _mean_magnitudes(tokens, count) if forward.reads else None
         if forward.dims is None:
             return found
         rows = forward.rows
@@ -197,6 +219,8 @@ class Steerer:
             if tokens.shape[0] == 0:
                 return found
         mask = forward.masks[axes]
+        if part is not None:
+            mask = mask[part.start : part.stop]
         if mask.device != tokens.device:  # blocks of one model on several devices
             mask = mask.to(tokens.device)
         config = self.config
@@ -207,6 +231,7 @@ class Steerer:
             op=config.op,
             scale=config.scale,
             reference=config.reference,
+            split=forward.split,
         )
         return found
 
@@ -227,17 +252,22 @@ class Steerer:
         """
         if forward.dims is None:
             if self.dims.numbers is None:
-                self.detect(found, whole=whole)
+                self.detect(found, whole=whole, split=forward.split)
             return True
         self.steered_forwards += 1
-        magnitudes = [each for each in found if each is not None]
+        magnitudes = _whole_means(found, forward.split) if forward.reads else ()
         if not magnitudes or self._checked or self._holds(magnitudes):
             return True
         self.steered_forwards -= 1
         return False
 
     def detect(
-        self, found: Sequence[torch.Tensor | None], *, whole: bool = False, how: str = ""
+        self,
+        found: Sequence[torch.Tensor | None],
+        *,
+        whole: bool = False,
+        how: str = "",
+        split: Split | None = None,
     ) -> None:
         """Keep the dimensions that the blocks' mean magnitudes show.
 
@@ -246,8 +276,9 @@ class Steerer:
             whole: Whether to detect only when no block is missing.
             how: The forward in words when it was one of its own. Otherwise nothing more of its step
                 is steered, so that both branches of guidance are alike in every step.
+            split: How the tokens were split over processes, which all decide alike.
         """
-        magnitudes = [each for each in found if each is not None]
+        magnitudes = _whole_means(found, split)
         missing = len(found) - len(magnitudes)
         if not magnitudes or (whole and missing):
             self.warn(
@@ -327,12 +358,23 @@ class Steerer:
             warnings.warn(text, StasWarning, stacklevel=2)
 
 
-def _mean_magnitudes(tokens: torch.Tensor) -> torch.Tensor:
+def _mean_magnitudes(tokens: torch.Tensor, count: int | None = None) -> torch.Tensor:
+    """Mean |h| over samples and tokens; what some of `count` tokens a sample add to it."""
     over = tuple(range(tokens.ndim - 1))
     total: torch.Tensor = torch.linalg.vector_norm(
         tokens.detach(), ord=1, dim=over, dtype=torch.float32
     )
-    return total / tokens[..., 0].numel()
+    return total / (tokens[..., 0].numel() if count is None else count * tokens.shape[0])
+
+
+def _whole_means(
+    found: Sequence[torch.Tensor | None], split: Split | None
+) -> Sequence[torch.Tensor]:
+    """What blocks found, without those that did not run; of all processes, in one collective."""
+    means = [each for each in found if each is not None]
+    if split is None or not means:
+        return means
+    return list(split.group.total_(torch.stack(means)))
 
 
 def _overlap(rows: slice, present: slice) -> slice:

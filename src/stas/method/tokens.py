@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from stas.method.config import Region
+from stas.method.shards import Shard
 
 Axes = Literal["BND", "ND", "(BF)SD", "(BS)FD"]  # brackets: folded into one axis
 
@@ -158,15 +159,19 @@ class VideoTokens:
         if self.tile and (self.grid.height % self.tile or self.grid.width % self.tile):
             raise ValueError(f"{self.grid} does not divide into tiles of {self.tile} rows.")
 
-    def of(self, hidden_states: torch.Tensor, axes: Axes = "BND") -> torch.Tensor:
+    def of(
+        self, hidden_states: torch.Tensor, axes: Axes = "BND", shard: Shard | None = None
+    ) -> torch.Tensor:
         """The video's tokens as a view of hidden states.
 
         Args:
             hidden_states: What a block returned, with these `axes`: B samples, N tokens, F latent
                 frames of S tokens, D features.
+            shard: Which of the sequence's tokens these are, where processes share them.
 
         Returns:
-            (B, N, D), or (B, F, S, D) for folded axes; always a view.
+            (B, N, D), or (B, F, S, D) for folded axes; always a view. Of a shard (B, n, D), its
+            tokens of the video, `part`.
 
         Raises:
             RuntimeError: The number of tokens is not the one that the forward's inputs say.
@@ -178,18 +183,41 @@ class VideoTokens:
             return torch.unflatten(hidden_states, 0, (-1, frames))  # caches halve the batch
         elif axes == "(BS)FD":
             return torch.unflatten(hidden_states, 0, (-1, size)).transpose(1, 2)
+        if shard is not None:
+            here = self.part(shard)
+            start = self._first(shard.total) + here.start - shard.start
+            return hidden_states[:, max(0, start) : max(0, start) + len(here)]
         wanted = (self.lead + frames) * size
         present = hidden_states.shape[1]
         if present < wanted or (self.place == "all" and present > wanted):
             raise RuntimeError(
                 f"A block returned {present} tokens a sample, but the transformer's inputs make "
-                f"{wanted} ({self.grid}, {self.lead} latent frames before it). A model that is "
-                "split over devices by context parallelism can't be steered."
+                f"{wanted} ({self.grid}, {self.lead} latent frames before it). Where another "
+                "package than diffusers splits the tokens over processes, name the processes that "
+                "share them: stas.steer(..., group=...)."
             )
         if present == frames * size:
             return hidden_states
         end = present if self.place == "tail" else wanted
         return hidden_states[:, end - frames * size : end]
+
+    def _first(self, total: int) -> int:
+        """Where the video's first token is in a sequence of so many."""
+        if self.place == "tail":
+            return total - self.grid.num_tokens
+        return self.lead * self.grid.tokens_per_frame
+
+    def part(self, shard: Shard) -> range:
+        """Which of the video's tokens a shard holds, in the order of the sequence.
+
+        Example:
+            >>> video = VideoTokens(TokenGrid(2, 1, 3), place="tail")
+            >>> video.part(Shard(0, 5, 9)), video.part(Shard(5, 9, 9))
+            (range(0, 2), range(2, 6))
+        """
+        first = self._first(shard.total)
+        ends = (min(max(0, end - first), self.grid.num_tokens) for end in (shard.start, shard.stop))
+        return range(*ends)
 
     def raster(self, tokens: torch.Tensor) -> torch.Tensor:
         """What `of` returned as (B, N, D) in raster order; a copy where a view can't be."""
