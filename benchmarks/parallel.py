@@ -7,9 +7,10 @@ Random weights with three massive dimensions, bfloat16, one process a GPU. Each 
 the whole model by itself: "difference" is the largest of any process's output to that, beside
 "split alone", what context parallelism changes without steering, and "steering", what that changes.
 "same hidden states" is the rule alone, which must be 0. Timed are whole forwards between CUDA
-events, interleaved in one process: "paired percent" is the median over rounds of the variant's time
-over the plain one's of the same round, minus 1; the same for a second plain run is the noise.
-The bundled pipeline is made by all processes and by each alone.
+events, interleaved in one process: "paired percent" is the median over rounds of the variant's
+time over the plain one's of the same round, minus 1; the same for a second plain run is the noise.
+"inside" is the time between events around what is added to a steered block, the wait for others in
+it. The bundled pipeline is made by all processes and by each alone.
 
 `--small` runs the same with small sizes, on a CPU by gloo where there is no GPU.
 """
@@ -23,11 +24,12 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -37,6 +39,7 @@ from torch import nn
 import stas
 from benchmarks.gpu import SIZES, SMALL, Size, wan
 from stas.files import whole_file
+from stas.hooks.steer import TransformerSteering
 from stas.method.operators import steer_tokens_
 from stas.method.shards import Split, TokenGroup
 from stas.method.tokens import TokenGrid
@@ -162,11 +165,14 @@ def cost(model: nn.Module, call: dict[str, Any], device: torch.device, rounds: i
     for number in range(rounds + 2):
         for name, attach in variants.items():
             with attach():
-                if number < 2 or name == "recorded":
-                    model(**call)  # kernels are compiled, masks made, processes agree
+                model(**call)  # kernels are compiled, masks made, and the processes agree
                 took = milliseconds(device, lambda: model(**call))
             if number >= 2:
                 times[name].append(took)
+    with stas.steer(model, dims=DIMS, blocks="all"), timed_inside(device) as inside:
+        for _ in range(rounds + 1):
+            model(**call)
+        took = inside()
     few = torch.zeros(2, len(DIMS), device=device)
     result: dict[str, Any] = {
         name: {
@@ -179,9 +185,42 @@ def cost(model: nn.Module, call: dict[str, Any], device: torch.device, rounds: i
         }
         for name, each in times.items()
     }
+    of_a_block = statistics.median(took[len(took) // (rounds + 1) :])
+    result["inside a steered block, ms"] = round(of_a_block, 4)
+    result["inside percent, all blocks"] = round(
+        100 * of_a_block * len(took) / (rounds + 1) / result["plain"]["ms"], 3
+    )
     reduce = [milliseconds(device, lambda: dist.all_reduce(few)) for _ in range(50)]
     result["one all-reduce of 24 bytes, ms"] = round(statistics.median(reduce), 4)
     return result
+
+
+@contextmanager
+def timed_inside(device: torch.device) -> Iterator[Callable[[], list[float]]]:
+    """Between events around what is added to each steered block: milliseconds, one a block."""
+    act, pairs = TransformerSteering.act, []
+
+    def marked(*args: Any) -> Any:
+        if device.type == "cuda":
+            pair = tuple(torch.cuda.Event(enable_timing=True) for _ in range(2))
+            pair[0].record()
+            found = act(*args)
+            pair[1].record()
+            pairs.append(pair)
+        else:
+            started = time.perf_counter()
+            found = act(*args)
+            pairs.append(1e3 * (time.perf_counter() - started))
+        return found
+
+    def milliseconds_inside() -> list[float]:
+        if device.type != "cuda":
+            return pairs
+        torch.cuda.synchronize()
+        return [begin.elapsed_time(end) for begin, end in pairs]
+
+    with mock.patch.object(TransformerSteering, "act", marked):
+        yield milliseconds_inside
 
 
 def pipeline(kind: str, device: torch.device) -> dict[str, Any]:
@@ -190,6 +229,7 @@ def pipeline(kind: str, device: torch.device) -> dict[str, Any]:
     for split in (False, True):
         pipe = WanPipeline.from_pretrained(stas.BUNDLED_MODEL).to(device)
         pipe.set_progress_bar_config(disable=True)
+        pipe.transformer.set_attention_backend("native")  # the last one set is all models' own
         pipe.transformer.config["_name_or_path"] = ""  # no profile: the dimensions are detected
         if split:
             parallelise(pipe.transformer, kind)

@@ -81,10 +81,10 @@ class Forwards:
         ]
         act = TransformerSteering.act
 
-        def spy(steering, forward, hook, tokens, present):
+        def spy(steering, forward, hook, tokens, *rest):
             self.steered.append(self.total)
             self.rows.append((forward.rows, tokens.shape[0]))
-            return act(steering, forward, hook, tokens, present)
+            return act(steering, forward, hook, tokens, *rest)
 
         monkeypatch.setattr(TransformerSteering, "act", spy)
 
