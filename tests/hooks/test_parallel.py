@@ -7,10 +7,13 @@ lends it what ring attention and uneven parts need.
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import socket
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -34,8 +37,8 @@ KINDS = {
 }
 
 
-def processes(function, *arguments, size=2, expected=0):
-    """Run a function of this file in so many processes; what they printed."""
+def run_cases(size):
+    """All that `CASES` names for so many processes: by case, what went wrong in any of them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -49,19 +52,26 @@ def processes(function, *arguments, size=2, expected=0):
     }
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.hooks.test_parallel", function.__name__, *arguments],
+            [sys.executable, "-m", "tests.hooks.test_parallel"],
             cwd=Path(__file__).parents[2],
             env=environment | {"RANK": str(rank)},
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(size)
     ]
-    texts = [process.communicate(timeout=240)[0] for process in running]
-    for process, text in zip(running, texts, strict=True):
-        assert process.returncode == expected, text[-3000:]
-    return texts
+    try:
+        texts = [process.communicate(timeout=400) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    found = {}
+    for process, (out, errors) in zip(running, texts, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+        for case, error in json.loads(out.splitlines()[-1]).items():
+            found[case] = found.get(case, "") + error
+    return found
 
 
 # What the processes run.
@@ -105,7 +115,7 @@ def on_cpu():
     context_parallel._all_gather_anything = gather
 
 
-def the_rule(size):
+def the_rule():
     """The same hidden states, whole and in shards: no bit differs."""
     group = TokenGroup.over(None)
     for place, lead, extra in (("all", 1, 0), ("head", 0, 7), ("tail", 0, 5)):
@@ -216,6 +226,22 @@ def attached_first():
     assert torch.equal(first, whole)
     assert (many(**call)[0] - whole).abs().max() < 1e-3
     handle.remove()
+
+
+@torch.no_grad()
+def compiled():
+    """The collective lies in the graph of each block."""
+    (one, many), degrees = pair("ulysses")
+    many.enable_parallelism(config=ContextParallelConfig(**degrees))
+    with stas.steer(one, dims=(5,), blocks="all"):
+        whole = one(**inputs())[0]
+    with stas.steer(many, dims=(5,), blocks="all") as handle:
+        for block in many.blocks:
+            block.compile(backend="eager")
+        for _ in range(2):
+            split = many(**inputs())[0]
+    assert (split - whole).abs().max() < 1e-3
+    assert handle.steered_forwards == {"transformer": 2}
 
 
 @torch.no_grad()
@@ -344,40 +370,37 @@ def training():
         many(**inputs())
 
 
+CASES = {
+    2: {
+        "the rule": the_rule,
+        **{f"steered, {kind}": functools.partial(steering, kind) for kind in KINDS},
+        "steered before the split": attached_first,
+        "compiled": compiled,
+        "recorded": functools.partial(recording, "ulysses"),
+        "a pipeline": pipeline,
+        "another engine, uneven parts": functools.partial(other_engine, "uneven"),
+        "another engine, padded": functools.partial(other_engine, "padded"),
+        "unequal inputs": unequal_inputs,
+        "not understood": not_understood,
+        "training": training,
+    },
+    3: {
+        "the rule": the_rule,
+        "steered, ring_anything": functools.partial(steering, "ring_anything"),
+        "recorded": functools.partial(recording, "ring_anything"),
+    },
+}
+
+
 # The tests.
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_the_rule_is_exact_on_the_same_hidden_states(size):
-    processes(the_rule, str(size), size=size)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_steered_as_in_one_process(kind):
-    processes(steering, kind, size=3 if kind == "ring_anything" else 2)
-
-
-def test_steered_before_the_split():
-    processes(attached_first)
-
-
-@pytest.mark.parametrize("kind", ["ulysses", "ring_anything"])
-def test_recorded_as_in_one_process(kind):
-    processes(recording, kind, size=3 if kind == "ring_anything" else 2)
-
-
-def test_a_pipeline_is_as_in_one_process():
-    processes(pipeline)
-
-
-@pytest.mark.parametrize("padded", ["padded", "uneven"])
-def test_the_group_of_another_engine(padded):
-    processes(other_engine, padded)
-
-
-@pytest.mark.parametrize("function", [unequal_inputs, not_understood, training])
-def test_what_is_not_understood_is_an_error_on_every_process(function):
-    processes(function)
+@pytest.mark.parametrize("size", CASES)
+def test_as_in_one_process_or_an_error_on_every_process(size):
+    """All cases of a size in one start of the processes, which takes longer than they do."""
+    found = run_cases(size)
+    assert list(found) == list(CASES[size])
+    assert {case: error for case, error in found.items() if error} == {}
 
 
 @pytest.mark.parametrize("place", ["all", "head", "tail"])
@@ -427,11 +450,22 @@ def test_one_branch_a_process_is_told():
         stas.steer(pipe, dims=(5,), branch="both")
 
 
-if __name__ == "__main__":
+def main():
+    """Run the cases for as many processes as there are; what went wrong, as JSON."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     on_cpu()
-    name, *rest = sys.argv[1:]
-    globals()[name](*rest)
-    dist.barrier()
+    found = {}
+    for case, function in CASES[dist.get_world_size()].items():
+        try:
+            function()
+            found[case] = ""
+        except BaseException:
+            found[case] = traceback.format_exc()
+        dist.barrier()
+    print(json.dumps(found))
     dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
