@@ -193,8 +193,8 @@ def _way_to(block: nn.Module, hook_name: str) -> list[tuple[Any, str]]:
         present = getattr(*way[-1])
         if isinstance(present, _Guard):
             way.append((present, "forward"))
-        elif _made_in(present, "add_hook_to_module"):  # accelerate's offloading
-            way.append((block, "_old_forward"))
+        elif _made_in(present, "add_hook_to_module") and (block, "_old_forward") not in way:
+            way.append((block, "_old_forward"))  # accelerate's offloading
         elif outer and _made_in(present, "HookRegistry"):
             reference = outer.pop()
             way.append((reference, _inner_slot(reference)))
