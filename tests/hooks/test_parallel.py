@@ -272,6 +272,27 @@ def recording(kind):
     assert split.token_map.count.equal(whole.token_map.count)
 
 
+@torch.no_grad()
+def every_class():
+    """Those with a plan of diffusers' that diffusers itself runs on the tiny model."""
+    tinies = all_tinies()
+    for name in ("wan", "wan ti2v", "wan i2v", "lucy edit", "chrono edit"):
+        call = tinies[name].inputs((4, 4, 4), 2) | {"return_dict": False}
+        models, results = [tinies[name].transformer() for _ in range(2)], []
+        models[1].enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
+        for model in models:
+            plain = model(**call)[0]
+            with (
+                stas.steer(model, dims=(1, 2), blocks="all", scale=2.0),
+                stas.record(model) as recorded,
+            ):
+                results.append((plain, model(**call)[0], recorded.stats.pooled().mean_abs))
+        (plain, steered, means), (plain_split, steered_split, means_split) = results
+        assert not torch.allclose(steered, plain)
+        near(steered_split, steered, plain_split, plain)
+        torch.testing.assert_close(means_split, means, rtol=1e-4, atol=1e-4)
+
+
 def pipeline():
     """A whole pipeline, detection and guidance included."""
     made = []
@@ -377,6 +398,7 @@ CASES = {
         "steered before the split": attached_first,
         "compiled": compiled,
         "recorded": functools.partial(recording, "ulysses"),
+        "every class": every_class,
         "a pipeline": pipeline,
         "another engine, uneven parts": functools.partial(other_engine, "uneven"),
         "another engine, padded": functools.partial(other_engine, "padded"),
