@@ -38,7 +38,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import stas
-import stas.activations.stats
+import stas.activations.sums
 import stas.method.operators
 from benchmarks.timing import report
 from stas.hooks.record import TransformerRecording
@@ -215,9 +215,7 @@ def check_sums(stats: stas.ActivationStats) -> dict[str, float]:
     tokens[:, 7] += 1500.0
     tokens = tokens.bfloat16()
     planted = stas.ActivationStats(blocks=(0,), width=512, boundary=0.08)
-    planted.add(
-        0, 1, "cond", 0, stas.activations.stats.partial_sums(tokens, grid, 0.08).cpu(), grid
-    )
+    planted.add(0, 1, "cond", 0, stas.activations.sums.partial_sums(tokens, grid, 0.08).cpu(), grid)
     errors = {"mean_abs": 0.0, "mean": 0.0, "variance": 0.0, "max_abs": 0.0}
     for region in REGIONS:
         values = tokens[grid.mask((region,), 0.08, device)].double().cpu()
@@ -306,7 +304,7 @@ def without_triton(attach: Callable[[], AbstractContextManager[Any]]) -> Iterato
     """The plain torch operations in place of the fused kernels."""
     with (
         mock.patch.object(stas.method.operators, "has_triton", lambda device: False),
-        mock.patch.object(stas.activations.stats, "has_triton", lambda device: False),
+        mock.patch.object(stas.activations.sums, "has_triton", lambda device: False),
         attach(),
     ):
         yield

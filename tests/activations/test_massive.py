@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stas.activations.massive import find_massive_activations
-from stas.activations.stats import ActivationStats, Moments, partial_sums
+from stas.activations.stats import ActivationStats, Moments
+from stas.activations.sums import partial_sums
 from stas.method.detection import MASSIVE_RATIO, massive_from_magnitudes
 from stas.method.tokens import TokenGrid
 

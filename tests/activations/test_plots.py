@@ -17,7 +17,8 @@ import stas
 from stas.activations import plots
 from stas.activations.massive import find_massive_activations
 from stas.activations.plots import plot
-from stas.activations.stats import ActivationStats, partial_sums, surface_sums
+from stas.activations.stats import ActivationStats
+from stas.activations.sums import partial_sums, surface_sums
 from stas.method.config import REGIONS
 from stas.method.tokens import TokenGrid
 from tests.activations.test_massive import planted
@@ -204,7 +205,7 @@ assert "plots" in dir(stas) and "matplotlib" not in sys.modules
 import matplotlib
 before = dict(dict.items(matplotlib.rcParams))  # rcParams["backend"] would choose one
 import torch
-from stas.activations.stats import partial_sums
+from stas.activations.sums import partial_sums
 grid = stas.TokenGrid(2, 2, 2)
 stats = stas.ActivationStats(blocks=(0,), width=64, boundary=0.1)
 stats.add(0, 1, "other", 0, partial_sums(torch.ones(8, 64), grid, 0.1), grid)

@@ -11,15 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from stas.activations.stats import (
-    SUM,
-    SUM_SQUARES,
-    SURFACE_BINS,
-    ActivationStats,
-    Moments,
-    partial_sums,
-    surface_sums,
-)
+from stas.activations.stats import ActivationStats, Moments
+from stas.activations.sums import SUM, SUM_SQUARES, SURFACE_BINS, partial_sums, surface_sums
 from stas.method.config import REGIONS
 from stas.method.tokens import TokenGrid, VideoTokens
 

@@ -7,11 +7,11 @@ import threading
 
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler, WanModularPipeline, WanPipeline
+from diffusers import CogVideoXPipeline, UniPCMultistepScheduler, WanModularPipeline, WanPipeline
 
 import stas
 from tests.hooks.test_transformer import flow, forwards, restyle, video_to_video
-from tests.tiny import generate, tiny_wan
+from tests.tiny import generate, tiny_cogvideox, tiny_wan
 
 __all__ = ["forwards"]  # a fixture
 
@@ -274,3 +274,42 @@ def test_what_an_interrupted_forward_left_steers_nobody_else(training):
         handle.remove()
     assert vars(transformer).get("_gradient_checkpointing_func") is before
     assert torch.equal(generate(pipeline, generator=noise()), plain)
+
+
+class ThreeKinds(CogVideoXPipeline):
+    """Its batch has the rows of a third prediction too: [uncond, cond, perturbed]."""
+
+    def __call__(self, samples):
+        self._guidance_scale = 3.0
+        self.scheduler.set_timesteps(4)
+        generator = torch.Generator().manual_seed(0)
+        latents = self.prepare_latents(
+            samples, 4, 9, 32, 32, torch.float32, torch.device("cpu"), generator
+        )
+        text = torch.randn(3 * samples, 16, 16, generator=generator)
+        for timestep in self.scheduler.timesteps:
+            with torch.no_grad():
+                found = self.transformer(
+                    torch.cat([latents] * 3), text, timestep.expand(3 * samples), return_dict=False
+                )[0]
+            uncond, cond, _ = found.chunk(3)
+            latents = self.scheduler.step(cond - uncond, timestep, latents, return_dict=False)[0]
+        return latents
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_batch_of_three_kinds_of_rows_is_not_taken_for_two(samples):
+    pipeline = ThreeKinds(**tiny_cogvideox().components)
+    plain = pipeline(samples)
+    with stas.steer(pipeline, dims=(3,), scale=2.0, stop=1.0) as handle:
+        assert not torch.equal(pipeline(samples), plain)
+        assert handle.steered_forwards == {"transformer": 4}
+    for branch in ("cond", "uncond"):
+        with (
+            stas.steer(pipeline, dims=(3,), branches=(branch,)),
+            pytest.raises(RuntimeError, match="nobody says which branch"),
+        ):
+            pipeline(samples)
+    with stas.record(pipeline) as recording:
+        pipeline(samples)
+    assert recording.stats.samples == {(step, "other"): 3 * samples for step in range(4)}

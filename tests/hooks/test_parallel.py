@@ -22,7 +22,6 @@ import torch.distributed as dist
 from diffusers import ContextParallelConfig
 
 import stas
-from stas.method.config import REGIONS
 from stas.method.operators import steer_tokens_
 from stas.method.shards import Shard, Split, TokenGroup
 from stas.method.tokens import TokenGrid, VideoTokens
@@ -443,15 +442,6 @@ def test_shards_are_those_of_plain_indexing(place, size):
                 assert torch.equal(here, wanted[numbers.start : numbers.stop])
                 found.append(here)
             assert torch.equal(torch.cat(found), wanted)
-
-
-def test_parts_have_the_tokens_of_each_region():
-    from stas.activations.stats import region_sizes
-
-    video = VideoTokens(TokenGrid(3, 4, 4), tile=2)
-    sizes = [region_sizes(video, 0.2, range(a, a + 12)) for a in range(0, 48, 12)]
-    wanted = [video.grid.count((region,), 0.2) for region in REGIONS]
-    assert [sum(each) for each in zip(*sizes, strict=True)] == wanted
 
 
 def test_one_branch_a_process_is_told():

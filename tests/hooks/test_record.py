@@ -11,7 +11,7 @@ from diffusers import FirstBlockCacheConfig
 
 import stas
 import stas.hooks.record
-from stas.activations.stats import partial_sums
+from stas.activations.sums import partial_sums
 from stas.method.config import REGIONS
 from stas.method.operators import steer_
 from stas.models.registry import find_spec

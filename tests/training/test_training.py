@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file, load_model
 
 from stas.activations.profiles import FOLDER_PROFILE, Profile
-from stas.activations.stats import ActivationStats, partial_sums
+from stas.activations.stats import ActivationStats
+from stas.activations.sums import partial_sums
 from stas.assets import BUNDLED_MODEL
 from stas.method.frames import FrameMap
 from stas.method.tokens import TokenGrid

@@ -119,7 +119,7 @@ def find_massive_activations(
         ValueError: Nothing was recorded, no such block, or thresholds out of order.
 
     Example:
-        >>> from stas.activations.stats import partial_sums
+        >>> from stas.activations.sums import partial_sums
         >>> from stas.method.tokens import TokenGrid
         >>> grid, h = TokenGrid(2, 2, 2), torch.ones(8, 64)
         >>> h[:, 7] = -99.0

@@ -60,7 +60,7 @@ def surface(stats: ActivationStats, *, name: str | None = None, block: int | Non
 
     Example:
         >>> from stas import ActivationStats, TokenGrid, plots
-        >>> from stas.activations.stats import partial_sums, surface_sums
+        >>> from stas.activations.sums import partial_sums, surface_sums
         >>> grid, h = TokenGrid(2, 2, 2), torch.ones(8, 64)
         >>> stats = ActivationStats(blocks=(0,), width=64, boundary=0.08, map_blocks=(0,))
         >>> stats.add(0, 1, "cond", 0, partial_sums(h, grid, 0.08), grid)
@@ -94,7 +94,7 @@ def groups(
 
     Example:
         >>> from stas import ActivationStats, TokenGrid, plots
-        >>> from stas.activations.stats import partial_sums
+        >>> from stas.activations.sums import partial_sums
         >>> grid, h = TokenGrid(2, 2, 2), torch.ones(8, 64)
         >>> stats = ActivationStats(blocks=(0,), width=64, boundary=0.08)
         >>> stats.add(0, 1, "cond", 0, partial_sums(h, grid, 0.08), grid)
@@ -127,7 +127,7 @@ def steps(
 
     Example:
         >>> from stas import ActivationStats, TokenGrid, plots
-        >>> from stas.activations.stats import partial_sums
+        >>> from stas.activations.sums import partial_sums
         >>> grid, h = TokenGrid(2, 2, 2), torch.ones(8, 64)
         >>> stats = ActivationStats(blocks=(0,), width=64, boundary=0.08)
         >>> for step in range(3):
@@ -153,7 +153,7 @@ def ratios(stats: ActivationStats, *, name: str | None = None) -> Figure:
 
     Example:
         >>> from stas import ActivationStats, TokenGrid, plots
-        >>> from stas.activations.stats import partial_sums
+        >>> from stas.activations.sums import partial_sums
         >>> grid, h = TokenGrid(2, 2, 2), torch.ones(8, 64)
         >>> h[:, 7] = 99.0
         >>> stats = ActivationStats(blocks=(0,), width=64, boundary=0.08)
@@ -190,7 +190,7 @@ def token_map(
 
     Example:
         >>> from stas import ActivationStats, TokenGrid, plots
-        >>> from stas.activations.stats import partial_sums, surface_sums
+        >>> from stas.activations.sums import partial_sums, surface_sums
         >>> grid, h = TokenGrid(2, 2, 2), torch.ones(8, 64)
         >>> maps = {"map_blocks": (0,), "map_dims": (7,)}
         >>> stats = ActivationStats(blocks=(0,), width=64, boundary=0.08, **maps)
@@ -217,7 +217,7 @@ def models(stats: Mapping[str, ActivationStats], *, block: int | None = None) ->
 
     Example:
         >>> from stas import ActivationStats, TokenGrid, plots
-        >>> from stas.activations.stats import partial_sums
+        >>> from stas.activations.sums import partial_sums
         >>> grid, h = TokenGrid(2, 2, 2), torch.ones(8, 64)
         >>> stats = ActivationStats(blocks=(0,), width=64, boundary=0.08)
         >>> stats.add(0, 1, "cond", 0, partial_sums(h, grid, 0.08), grid)

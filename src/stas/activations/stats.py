@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,109 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from stas.activations.sums import MAX_ABS, PIVOT, SUM, SUM_ABS, SUM_SQUARES
 from stas.checks import expect, integers, is_whole, number
 from stas.files import whole_file
 from stas.method.config import REGIONS, ROW_BRANCHES, Region, RowBranch
-from stas.method.kernels import has_triton
-from stas.method.tokens import TokenGrid, VideoTokens
+from stas.method.tokens import TokenGrid
 
 FORMAT = "stas.stats/1"
-
-
-SURFACE_BINS = 256  # at most so many groups of neighbouring tokens
-
-
-# The rows of a partial sum.
-SUM_ABS, MAX_ABS, PIVOT, SUM, SUM_SQUARES = range(5)
-
-
-def partial_sums(tokens: torch.Tensor, grid: TokenGrid, boundary: float) -> torch.Tensor:
-    """What one sample adds to the statistics of one block, computed on its device.
-
-    Second moments are taken about one token of each region, so that a dimension at 1500 with a
-    spread of 2 keeps its variance in float32.
-
-    Args:
-        tokens: (N, D) visual tokens in raster order; floating point, any strides.
-        grid: Their latent frames, height and width.
-        boundary: r, the head and tail share of each latent frame, 0 to 0.5.
-
-    Returns:
-        (3, 5, D), float32: for first_frame, boundary and interior the sum and the maximum of
-        |h|, a pivot p, and the sums of h - p and of (h - p)^2; zeros for an empty region.
-
-    Example:
-        >>> h = torch.tensor([[1.0], [-3.0], [2.0], [2.0]])
-        >>> partial_sums(h, TokenGrid(2, 1, 2), 0.5)[0, :, 0]
-        tensor([ 4.,  3.,  1., -4., 16.])
-    """
-    if tokens.is_cuda and has_triton(tokens.device):
-        from stas.method._triton import fused_sums
-
-        return fused_sums(tokens, VideoTokens(grid), boundary)
-    result = tokens.new_zeros((len(REGIONS), 5, tokens.shape[1]), dtype=torch.float32)
-    for row, region in zip(result, REGIONS, strict=True):
-        for place, view in enumerate(grid.views(tokens[None], (region,), boundary)):
-            values = view.float()
-            over = tuple(range(values.ndim - 1))
-            if place == 0:
-                row[PIVOT] = values[(0,) * len(over)]
-            shifted = values - row[PIVOT]
-            row[SUM] += shifted.sum(over)
-            row[SUM_SQUARES] += shifted.square_().sum(over)
-            magnitudes = torch.abs(values, out=shifted)
-            row[SUM_ABS] += magnitudes.sum(over)
-            row[MAX_ABS] = torch.maximum(row[MAX_ABS], magnitudes.amax(over))
-    return result
-
-
-def partial_sums_of_part(
-    tokens: torch.Tensor, video: VideoTokens, boundary: float, part: range
-) -> torch.Tensor:
-    """`partial_sums` of those tokens of a video that one process holds.
-
-    Args:
-        tokens: (n, D), in the order of the sequence.
-        video: Where the tokens of the whole video are.
-        boundary: r.
-        part: Which of the video's tokens they are, in the order of the sequence.
-    """
-    if tokens.is_cuda and has_triton(tokens.device):
-        from stas.method._triton import fused_sums
-
-        return fused_sums(tokens, video, boundary, part)
-    result = tokens.new_zeros((len(REGIONS), 5, tokens.shape[1]), dtype=torch.float32)
-    for row, members in zip(result, _members(video, boundary, part), strict=True):
-        if len(members):
-            values = tokens[members].float()
-            row[PIVOT] = values[0]
-            row[SUM] = (values - values[0]).sum(0)
-            row[SUM_SQUARES] = (values - values[0]).square().sum(0)
-            row[SUM_ABS] = values.abs().sum(0)
-            row[MAX_ABS] = values.abs().amax(0)
-    return result
-
-
-@lru_cache(maxsize=64)
-def _members(video: VideoTokens, boundary: float, part: range) -> list[torch.Tensor]:
-    """For each region, which of a part's tokens are of it."""
-    masks = (video.arrange(video.grid.mask((region,), boundary)) for region in REGIONS)
-    return [mask[part.start : part.stop].nonzero().flatten() for mask in masks]
-
-
-def region_sizes(video: VideoTokens, boundary: float, part: range) -> list[int]:
-    """How many tokens of each region a part of a video's tokens has."""
-    return [len(members) for members in _members(video, boundary, part)]
-
-
-def surface_sums(tokens: torch.Tensor) -> torch.Tensor:
-    """Mean |h| over neighbouring tokens: (N, D) to (bins, D), float32, bins = min(N, 256)."""
-    count = tokens.shape[0]
-    bins = min(count, SURFACE_BINS)
-    index = torch.arange(count, device=tokens.device) * bins // count
-    weights = torch.zeros(bins, count, device=tokens.device)
-    weights.scatter_(0, index[None], 1.0)
-    return (weights / weights.sum(1, keepdim=True)) @ tokens.abs().float()
 
 
 class RunningMean:
@@ -238,6 +141,8 @@ class ActivationStats:
         metadata: What was recorded: model, prompts, settings, versions; text values.
 
     Example:
+        >>> from stas.activations.sums import partial_sums
+        >>> from stas.method.tokens import TokenGrid
         >>> stats = ActivationStats(blocks=(0,), width=2, boundary=0.08)
         >>> grid = TokenGrid(1, 1, 3)
         >>> h = torch.tensor([[1.0, 9.0], [-2.0, 9.0], [3.0, 9.0]])
@@ -319,10 +224,7 @@ class ActivationStats:
         """Take in one sample at one block of which several processes hold a part each.
 
         Args:
-            step: The denoising step, from 0.
-            num_steps: How many the video has.
-            branch: Branch of guidance.
-            block: The block's number.
+            step, num_steps, branch, block: As of `add`.
             partials: (parts, 3, 5, D), what `partial_sums` gives of each part, on the CPU.
             sizes: For each part, how many tokens of each region it has.
 

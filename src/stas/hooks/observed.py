@@ -92,7 +92,7 @@ def _observing(base: type) -> Any:
     }
     metaclass: Any = type(base)
 
-    class Observing(metaclass):  # type: ignore[misc]
+    class Observing(metaclass):  # type: ignore[misc]  # a base that is known when this runs
         """What is set on the class of an object is set on its own class, and outlasts this one."""
 
         def __setattr__(cls, name: str, value: Any) -> None:

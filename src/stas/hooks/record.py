@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from stas.activations.stats import (
+from stas.activations.stats import ActivationStats
+from stas.activations.sums import (
     SURFACE_BINS,
-    ActivationStats,
     partial_sums,
     partial_sums_of_part,
     region_sizes,
@@ -36,7 +36,7 @@ from stas.hooks.targets import (
     token_group,
 )
 from stas.hooks.transformer import TransformerHooks, config_of, outside_graphs
-from stas.method.config import Blocks, RowBranch, STASConfig
+from stas.method.config import Blocks, Branch, RowBranch, STASConfig
 from stas.method.shards import Split, TokenGroup
 from stas.method.steerer import Branches
 from stas.method.tokens import VideoTokens
@@ -158,7 +158,7 @@ class TransformerRecording(TransformerHooks[_Forward]):
                 forward.maps.append((block, surface, chosen))
 
     def _share(self, forward: _Forward, split: Split) -> None:
-        """Give all processes the sums of each: one collective, and two where there are maps."""
+        """Give all processes the sums of each: one collective, two more where there are maps."""
         video, group = forward.video, split.group
         rows = torch.stack([partial for _, _, partial in forward.partials])
         gathered = _to_host(group.gather(rows))
@@ -166,18 +166,16 @@ class TransformerRecording(TransformerHooks[_Forward]):
             (block, branch, gathered[:, number])
             for number, (block, branch, _) in enumerate(forward.partials)
         ]
-        shape = video.grid.frames, video.grid.height, video.grid.width
-        count = video.grid.num_tokens
-        bins = min(count, SURFACE_BINS)
+        if not forward.maps:
+            return
+        blocks, *parts = zip(*forward.maps, strict=True)
+        surfaces, chosen = (group.total_(torch.stack(each)) for each in parts)
+        count, bins = video.grid.num_tokens, surfaces.shape[1]
         sizes = torch.bincount(torch.arange(count) * bins // count)[:, None]
-        forward.maps = [
-            (
-                block,
-                _to_host(group.total_(surface) / sizes.to(surface.device)),
-                _to_host(torch.unflatten(group.total_(chosen), 1, shape)),
-            )
-            for block, surface, chosen in forward.maps
-        ]
+        shape = video.grid.frames, video.grid.height, video.grid.width
+        surfaces = _to_host(surfaces / sizes.to(surfaces.device))
+        chosen = _to_host(torch.unflatten(chosen, 2, shape))
+        forward.maps = list(zip(blocks, surfaces, chosen, strict=True))
 
     def forget(self, forward: _Forward) -> None:
         """Leave out what was recorded of a forward."""
@@ -265,7 +263,7 @@ def record(
     map_dims: Sequence[int] = (),
     metadata: Mapping[str, str] | None = None,
     group: Any = None,
-    branch: RowBranch | None = None,
+    branch: Branch | None = None,
 ) -> RecordingHandle:
     """Record statistics of a video transformer's hidden states while it samples.
 

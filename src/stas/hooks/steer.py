@@ -24,7 +24,7 @@ from stas.hooks.targets import (
     token_group,
 )
 from stas.hooks.transformer import TransformerHooks, config_of, is_cached, outside_graphs
-from stas.method.config import RowBranch, STASConfig
+from stas.method.config import Branch, STASConfig
 from stas.method.shards import TokenGroup
 from stas.method.steerer import Branches, DimsOrigin, SteeredDims, SteeredForward, Steerer
 from stas.method.tokens import VideoTokens
@@ -214,7 +214,7 @@ def steer(
     config: STASConfig | None = None,
     *,
     group: Any = None,
-    branch: RowBranch | None = None,
+    branch: Branch | None = None,
     **overrides: Any,
 ) -> SteeringHandle:
     """Steer the massive activations of a video pipeline or transformer (STAS, arXiv 2603.17825).
@@ -247,8 +247,9 @@ def steer(
     Raises:
         UnsupportedModelError: No transformer of the target is known to stas.
         RuntimeError: The transformer is steered already.
-        ValueError: A config field is out of range, for the field or for this model.
-        TypeError: `target` or a field has the wrong type.
+        ValueError: A config field is out of range, for the field or for this model; or `branch` is
+            given, and no dimensions are known: processes apart could detect others.
+        TypeError: `target`, `group` or a field has the wrong type.
 
     Example:
         >>> from diffusers import WanTransformer3DModel

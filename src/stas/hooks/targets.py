@@ -15,7 +15,7 @@ from stas.checks import one_of
 from stas.hooks.loop import Loop, OwnLoop, PipelineLoop
 from stas.hooks.registry import is_hooked
 from stas.hooks.transformer import TransformerHooks, config_of
-from stas.method.config import BRANCHES, RowBranch, STASConfig
+from stas.method.config import BRANCHES, Branch, STASConfig
 from stas.method.shards import TokenGroup
 from stas.method.window import StepClock, Window
 from stas.models.registry import find_spec, supported_text
@@ -49,7 +49,7 @@ def follow(
     target: Any,
     transformers: Mapping[str, tuple[nn.Module, ModelSpec]],
     window: Window,
-    branch: RowBranch | None = None,
+    branch: Branch | None = None,
 ) -> Loop:
     """The loop of a pipeline, or one that its author will tell about.
 

@@ -1,10 +1,10 @@
 """Steering and recording in fewer passes: Triton kernels for CUDA devices.
 
-What they compute is defined by `stas.steering.steer_tokens_` and `stas.stats.partial_sums`, which
-call them where Triton is installed and which run everywhere else. Steering is nine small
-operations, whose launches are all that it costs on a GPU: here it is two. Recording passes over
-the hidden states ten times: here it is once. `benchmarks/gpu.py` compares both with the plain
-operations and with float64.
+What they compute is defined by `stas.method.operators.steer_tokens_` and
+`stas.activations.sums.partial_sums`, which call them where Triton is installed and which run
+everywhere else. Steering is nine small operations, whose launches are all that it costs on a GPU:
+here it is two. Recording passes over the hidden states ten times: here it is once.
+`benchmarks/gpu.py` compares both with the plain operations and with float64.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def _segments(
 def fused_sums(
     tokens: torch.Tensor, video: VideoTokens, boundary: float, part: range | None = None
 ) -> torch.Tensor:
-    """What `stas.activations.stats.partial_sums` returns, for tokens (N, D) on a CUDA device.
+    """What `stas.activations.sums.partial_sums` returns, for tokens (N, D) on a CUDA device.
 
     With a part, what `partial_sums_of_part` returns.
     """

@@ -89,7 +89,8 @@ def reference_magnitude(
     else:
         magnitude = torch.linalg.vector_norm(values, ord=math.inf, dim=over, keepdim=True)
     if split is not None:
-        magnitude = split.group.maximum_(magnitude.float()).to(values.dtype)
+        # A NaN may have a sign, which `abs` takes off.
+        magnitude = split.group.maximum_(magnitude.float().abs()).to(values.dtype)
     return magnitude.amax(dim=0, keepdim=True) if reference == "global" else magnitude
 
 

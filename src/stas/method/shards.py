@@ -85,7 +85,7 @@ class TokenGroup:
         """The elementwise maximum over the processes, in place; NaN where one is NaN.
 
         Args:
-            magnitudes: float32, none of them below 0.
+            magnitudes: float32, none of them below 0, nor a NaN with a sign.
         """
         # Not below 0, floats order as their bits do, with NaN above infinity; NCCL's maximum of
         # floats may drop a NaN.

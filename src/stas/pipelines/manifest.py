@@ -110,6 +110,7 @@ class Manifest:
     @property
     def steered(self) -> bool:
         """Whether any forward was steered."""
+        # One that does not say is older than the count.
         return any(entry.get("steered_forwards", 1) for entry in (self.dims or {}).values())
 
     def steering_config(self) -> STASConfig | None:
