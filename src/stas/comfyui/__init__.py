@@ -1,0 +1,1 @@
+"""ComfyUI's nodes: the method of `stas.method`, attached to ComfyUI's models."""
