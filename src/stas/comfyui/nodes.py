@@ -45,7 +45,7 @@ class STASSteer(io.ComfyNode):
                     default="auto",
                     tooltip="The model's massive dimensions. auto finds them in the first step of "
                     "each sampling, which is then not steered. profile takes those measured before "
-                    "for a model of this size. Or numbers, such as 1188, or those of STAS Find Dims.",
+                    "for a model of this size. Or numbers such as 1188: STAS Find Dims gives them.",
                 ),
                 io.String.Input("blocks", default=str(DEFAULT.blocks), tooltip=BLOCKS_TIP),
                 io.Float.Input(

@@ -1,0 +1,282 @@
+"""The attachment on a stand-in for ComfyUI; the real one is run in test_headless.py."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import pytest
+import torch
+
+from stas.comfyui.attach import WRAPPERS
+from stas.comfyui.record import pictures, record_model
+from stas.comfyui.steer import profile_dims, steer_model, transformer_of
+from stas.comfyui.table import find_model
+from stas.method.config import STASConfig
+from stas.method.steerer import SteeredDims
+from tests.comfyui import stand_in
+
+GIVEN = SteeredDims(numbers=(3, 7), origin="given", source="given")
+UNKNOWN = SteeredDims(numbers=None, origin="detected", source="to be detected")
+
+
+@pytest.fixture
+def model():
+    return stand_in.make()
+
+
+def steered(model, dims=GIVEN, **fields):
+    return steer_model(model, STASConfig(**({"blocks": (1,), "boundary": 0.1} | fields)), dims)
+
+
+def make_massive(model, dim=9, block=1):
+    model.model.diffusion_model.blocks[block].linear.bias.data[dim] = 100.0
+
+
+class Seen:
+    """What block 1 returned and block 2 was given in each forward."""
+
+    def __init__(self, model, number=1):
+        blocks = model.model.diffusion_model.blocks
+        self.outputs, self.inputs = [], []
+        self.hooks = [
+            blocks[number].register_forward_hook(
+                lambda module, args, output: self.outputs.append(output.clone())
+            ),
+            blocks[number + 1].register_forward_pre_hook(
+                lambda module, args: self.inputs.append(args[0].clone())
+            ),
+        ]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for hook in self.hooks:
+            hook.remove()
+
+    @property
+    def changed(self):
+        return [
+            not torch.equal(before, after)
+            for before, after in zip(self.outputs, self.inputs, strict=True)
+        ]
+
+
+def expected(hidden, dims=(3, 7), scale=1.0, boundary=0.1, frames=3, size=16):
+    """The equation, entry by entry."""
+    result, ends = hidden.clone(), math.ceil(boundary * size)
+    for row in range(hidden.shape[0]):
+        for dim in dims:
+            largest = max(abs(float(value)) for value in hidden[row, :, dim])
+            for token in range(frames * size):
+                frame, place = divmod(token, size)
+                if frame == 0 or place < ends or place >= size - ends:
+                    value = float(hidden[row, token, dim])
+                    result[row, token, dim] = math.copysign(scale * largest, value)
+    return result
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_every_entry_is_that_of_the_equation(model, cfg):
+    with Seen(model) as seen:
+        stand_in.sample(steered(model, scale=1.5), cfg=cfg, batch=2)
+    assert seen.changed == [True, True, False, False, False]
+    for before, after in zip(seen.outputs[:2], seen.inputs[:2], strict=True):
+        assert torch.allclose(after, expected(before, scale=1.5), rtol=1e-6, atol=0)
+
+
+def test_nothing_is_left_on_the_model(model):
+    plain = stand_in.sample(model)
+    assert not torch.equal(stand_in.sample(steered(model)), plain)
+    assert torch.equal(stand_in.sample(model), plain)
+
+
+def test_a_second_node_replaces_the_first(model):
+    once = stand_in.sample(steered(model, scale=2.0))
+    twice = steered(steered(model, scale=0.5), scale=2.0)
+    assert torch.equal(stand_in.sample(twice), once)
+    assert all(len(twice.all_wrappers(kind)) == 1 for kind in WRAPPERS)
+
+
+def test_it_steers_within_another_patch_and_not_what_that_skips(model):
+    calls = []
+
+    def twice(args, extra):
+        calls.append(extra["original_block"](args)["img"].clone())
+        return {"img": calls[-1] * 2}
+
+    other = model.clone()
+    other.options["patches_replace"] = {"dit": {("double_block", 1): twice}}
+    with Seen(model) as seen:
+        stand_in.sample(steered(other))
+    for step, (output, call) in enumerate(zip(seen.outputs, calls, strict=True)):
+        assert torch.allclose(call, expected(output) if step < 2 else output, rtol=1e-6, atol=0)
+    other.options["patches_replace"] = {"dit": {("double_block", 1): lambda args, extra: args}}
+    assert torch.equal(stand_in.sample(steered(other)), stand_in.sample(other))
+
+
+@pytest.mark.parametrize("cut", [1, 4, 9])
+def test_two_experts_share_one_window(model, cut):
+    sigmas = [1 - step / 10 for step in range(11)]
+    node = steered(model)
+    with Seen(model) as seen:
+        stand_in.sample(node, sigmas[: cut + 1])
+        stand_in.sample(node, sigmas[cut:])
+    assert seen.changed == [True] * 4 + [False] * 6
+
+
+@pytest.mark.parametrize("branch, row", [("uncond", 0), ("cond", 1)])
+def test_one_branch_is_steered_alone(model, branch, row):
+    with Seen(model) as seen:
+        stand_in.sample(steered(model, branches=(branch,)), cfg=3.0)
+    before, after = seen.outputs[0], seen.inputs[0]
+    assert torch.allclose(after[[row]], expected(before[[row]]), rtol=1e-6, atol=0)
+    assert torch.equal(after[1 - row], before[1 - row])
+
+
+def test_a_guider_that_is_not_known_steers_both_branches_or_none(model):
+    class Own(stand_in.CFGGuider):
+        pass
+
+    both = stand_in.sample(steered(model), cfg=3.0)
+    assert torch.equal(stand_in.sample(steered(model), cfg=3.0, guider=Own), both)
+    with pytest.raises(RuntimeError, match=r"under this guider is not known.*branches to both"):
+        stand_in.sample(steered(model, branches=("cond",)), cfg=3.0, guider=Own)
+
+
+def test_dims_are_detected_in_each_sampling(model, caplog):
+    make_massive(model)
+    node = steered(model, UNKNOWN, stop=0.6)
+    with caplog.at_level(logging.INFO, "stas"), Seen(model) as seen:
+        assert torch.equal(stand_in.sample(node), stand_in.sample(node))
+    assert seen.changed == [False, True, True, False, False] * 2
+    assert "steered 2 of 5 steps (1 to 2) at 1 of 4 blocks (1), dims 9: detected" in caplog.text
+
+
+def test_few_steps_are_all_steered(model):
+    make_massive(model)
+    with Seen(model) as seen:
+        stand_in.sample(steered(model, UNKNOWN, stop=0.5), steps=4)
+    assert seen.changed == [False, True, True, False, False]  # the first is a forward of its own
+
+
+def test_a_profile_that_does_not_hold_is_detected_anew(model, caplog):
+    make_massive(model)
+    wrong = SteeredDims(numbers=(3,), origin="profile", source="profile x: dimension 3")
+    with Seen(model) as seen:
+        stand_in.sample(steered(model, wrong, stop=0.6))
+    # Steered in vain, made again to be read, and the steps after it.
+    assert seen.changed == [True, False, True, True, False, False]
+    assert "are not massive in these weights" in caplog.text
+    right = SteeredDims(numbers=(9,), origin="profile", source="profile x: dimension 9")
+    with Seen(model) as seen:
+        stand_in.sample(steered(model, right, stop=0.6))
+    assert seen.changed == [True, True, True, False, False]
+
+
+def test_where_nothing_is_massive_it_is_said(model, caplog):
+    plain = stand_in.sample(model)
+    assert torch.equal(stand_in.sample(steered(model, UNKNOWN)), plain)
+    assert "no step of this sampling was steered: nothing is steered: no dim" in caplog.text
+    caplog.clear()
+    assert torch.equal(stand_in.sample(steered(model), [0.2, 0.1, 0.0]), plain) is False
+    assert "the window of start_percent and end_percent has none of its steps" in caplog.text
+
+
+def test_a_forward_that_ignores_the_patches_is_an_error(model):
+    model.model.diffusion_model.ignores_patches = True
+    with pytest.raises(RuntimeError, match=r"None of the blocks \[1\] of WanModel ran"):
+        stand_in.sample(steered(model))
+    # A cache of whole forwards explains it.
+    model.options["wrappers"] = {"diffusion_model": {"cache": [None]}}
+    stand_in.sample(steered(model))
+
+
+def test_recording_sees_what_steering_did_in_both_orders(model):
+    make_massive(model)
+    settings = {"blocks": "all", "map_blocks": (1,), "map_dims": ()}
+    plain_model, plain = record_model(model, **settings)
+    assert torch.equal(stand_in.sample(plain_model, cfg=3.0), stand_in.sample(model, cfg=3.0))
+    first, one = record_model(steered(model), **settings)
+    recorded, two = record_model(model, **settings)
+    for node in (first, steered(recorded)):
+        stand_in.sample(node, cfg=3.0)
+    means = [
+        each.stats.pooled(steps=[0], regions=("first_frame",)).mean_abs[1, 3]
+        for each in (plain, one, two)
+    ]
+    assert means[0] < means[1] == means[2]
+    assert one.stats.map_dims == (9,)
+    assert one.stats.samples == {
+        (step, branch): 1 for step in range(5) for branch in ("cond", "uncond")
+    }
+    images = pictures(one.stats, "Wan")
+    assert images.shape[0] == 3 and images.shape[-1] == 3
+    assert all(0.2 < float(image.mean()) < 1 for image in images)
+
+
+def test_a_cancelled_sampling_leaves_nothing(model):
+    node, recording = record_model(steered(model), blocks=(0, 1), map_blocks=(1,), map_dims=(3,))
+    whole = stand_in.sample(node)
+
+    def cancel(step):
+        if step == 1:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        stand_in.sample(node, callback=cancel)
+    with pytest.raises(ValueError, match="Nothing was recorded"):
+        _ = recording.stats
+    assert torch.equal(stand_in.sample(node), whole)
+    assert recording.stats.num_steps == 5
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"dims": SteeredDims(numbers=(24,), origin="given", source="")}, "from 0 to 23"),
+        ({"blocks": (4,)}, r"numbered 0 to 3.*names \[4\]"),
+    ],
+)
+def test_what_the_model_does_not_have_is_told_at_once(model, change, message):
+    with pytest.raises(ValueError, match=message):
+        steered(model, **change)
+
+
+def test_a_map_of_a_block_that_is_not_recorded_is_refused(model):
+    with pytest.raises(ValueError, match=r"map_blocks must be among.*\[2\] are not"):
+        record_model(model, blocks=(0, 1), map_blocks=(2,), map_dims=())
+
+
+def test_image_models_are_refused(model):
+    model.model.latent_format.latent_dimensions = 2
+    with pytest.raises(ValueError, match="makes images, and STAS steers videos"):
+        transformer_of(model)
+
+
+def test_a_profile_is_found_by_the_architecture(model):
+    transformer = model.model.diffusion_model
+    row = find_model(transformer)
+    with pytest.raises(ValueError, match="No profile fits this WanModel"):
+        profile_dims(row, transformer)
+    transformer.dim, transformer.num_heads, transformer.num_layers = 1536, 12, 30
+    assert profile_dims(row, transformer).numbers == (1188,)
+    assert profile_dims(row, transformer).origin == "profile"
+
+
+def test_a_compiled_graph_keeps_its_patches(model):
+    """The same patch is given again, or every forward would be compiled anew."""
+    given = []
+    node = steered(model)
+    inner = model.model.diffusion_model
+    forward = inner.forward
+
+    def spy(x, options):
+        given.append(options.get("patches_replace", {}).get("dit", {}).get(("double_block", 1)))
+        return forward(x, options)
+
+    inner.forward = spy
+    stand_in.sample(node)
+    stand_in.sample(node)
+    assert len({id(each) for each in given if each is not None}) == 1
