@@ -137,8 +137,10 @@ class LookingSampling(Sampling):
         """The massive dimensions at the middle block for `dims` of STAS Steer, and all in words."""
         found, row = self.found, self.attachment.row.transformer
         middle = len(found) // 2
-        here = massive_from_magnitudes([found[middle]])
-        everywhere = massive_from_magnitudes(found)
+        here, everywhere = (
+            massive_from_magnitudes([each for each in some if each is not None])
+            for some in (found[middle : middle + 1], found)
+        )
         dims = ", ".join(map(str, here.dims)) or "none"
         lines = [f"{row}, {len(found)} blocks", f"massive at the middle block ({middle}): {dims}"]
         for name, each in ((f"block {middle}", here), ("median of all blocks", everywhere)):

@@ -77,7 +77,8 @@ class ComfyModel:
         diffusers: The class of the same model in diffusers, for profiles.
         config: For its fields that a profile may name, the attributes whose quotient it is.
         verified: What the tests run: "run" on the real class in miniature; "read" in the source.
-        note: Limits, in words.
+        lies: Where the video's tokens lie, in words.
+        note: Which models, and limits.
     """
 
     transformer: str
@@ -94,6 +95,7 @@ class ComfyModel:
     diffusers: str = ""
     config: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     verified: Literal["run", "read"] = "read"
+    lies: str = "all"
     note: str = ""
 
     def blocks(self, transformer: Any) -> list[tuple[Stack, int, Any]]:
@@ -283,37 +285,50 @@ MODELS: dict[str, ComfyModel] = {
             transformer="WanModel",
             before=_reference_by_convolution,
             after=_appended("time_dim_concat", "context_latents"),
-            note="Wan2.1 and Wan2.2, text and image to video, 5B, Fun, Phantom",
+            lies="after Fun's reference image, before Phantom's and other references",
+            note="Wan2.1, Wan2.2 and its 5B, text and image to video, Fun, Phantom",
             **_WAN,
         ),
         ComfyModel(
             transformer="VaceWanModel",
             after=_concatenated,
             lead=_vace_references,
-            note="the latent frames of reference images are not steered",
+            lies="after the latent frames of reference images",
+            note="what VACE adds after a block is added to what was steered",
             **_WAN,
         ),
         ComfyModel(transformer="CameraWanModel", after=_concatenated, **_WAN),
-        ComfyModel(transformer="HumoWanModel", after=_references_last, **_WAN),
-        ComfyModel(transformer="WanModel_S2V", after=_speech_to_video_tail, **_WAN),
+        ComfyModel(
+            transformer="HumoWanModel", after=_references_last, lies="before references", **_WAN
+        ),
+        ComfyModel(
+            transformer="WanModel_S2V",
+            after=_speech_to_video_tail,
+            lies="before references and motion frames",
+            note="sound is added after a block, to what was steered",
+            **_WAN,
+        ),
         ComfyModel(
             transformer="AnimateWanModel",
             before=_reference_by_convolution,
             after=_concatenated,
             lead=lambda forward: 1,
-            note="the first latent frame is the reference image and is not steered",
+            lies="after the latent frame of the reference image",
+            note="faces are added after every fifth block, to what was steered",
             **_WAN,
         ),
         ComfyModel(
             transformer="SCAILWanModel",
             before=_references,
             after=_appended("time_dim_concat", "pose_latents"),
+            lies="after references, before poses",
             **_WAN,
         ),
         ComfyModel(
             transformer="SCAIL2WanModel",
             before=_references,
             after=_appended("time_dim_concat", "pose_latents"),
+            lies="after references, before poses",
             **_WAN,
         ),
         ComfyModel(
@@ -324,13 +339,15 @@ MODELS: dict[str, ComfyModel] = {
             ),
             width=("hidden_size",),
             before=_appended("ref_latent"),
+            lies="last, after text (single blocks) and a reference image",
             note="1.0, 1.5 and image to video; HunyuanImage makes one frame and is refused",
         ),
-        ComfyModel(transformer="LTXVModel", note="guides and keyframes are not steered", **_LTX),
+        ComfyModel(transformer="LTXVModel", lies="before guides and keyframes", **_LTX),
         ComfyModel(
             transformer="LTXAVModel",
             packed=True,
-            note="the video's tokens; sound is left alone",
+            lies="before guides and keyframes",
+            note="LTX-2; sound is left alone",
             **_LTX,
         ),
         ComfyModel(
