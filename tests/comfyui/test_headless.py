@@ -257,7 +257,7 @@ def test_odd_sizes_are_padded_as_the_model_pads_them(model):
     assert torch.allclose(seen.inputs[0], wanted, rtol=1e-6, atol=0)
 
 
-def make_massive(model, dim=9, factor=200.0):
+def make_massive(model, dim=9, factor=5000.0):
     """A clone whose block 1 has a massive dimension."""
     patched = model.clone()
     key = "diffusion_model.blocks.1.ffn.2.bias"

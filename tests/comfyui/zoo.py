@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,36 +18,6 @@ def start() -> None:
     from comfy.cli_args import args
 
     args.cpu = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tiny:
-    """A model of one class and how it is sampled.
-
-    Args:
-        row: The class.
-        make: Makes the transformer from ComfyUI's operations.
-        latent: Of the video, (B, C, F, H, W).
-        patch: Of the transformer.
-        width: Of the text's embeddings.
-        conds: More of a prompt's conditions.
-        before: Tokens at block 0 before the video's, after those of text.
-        after: Tokens after them.
-        frames: Of the latent that are the video's: how many at the head are not, and at the tail.
-        blocks: Numbers of blocks to steer one by one; the next block must run right after.
-    """
-
-    row: str
-    make: Callable[[Any], torch.nn.Module]
-    latent: tuple[int, ...]
-    patch: tuple[int, int, int] = (1, 2, 2)
-    width: int = 4096
-    conds: Mapping[str, Any] = field(default_factory=dict)
-    before: int = 0
-    after: int = 0
-    frames: tuple[int, int] = (0, 0)
-    blocks: tuple[int, ...] = (0,)
-    text_first: tuple[int, ...] = ()  # blocks whose output begins with text
 
 
 def fill(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
 from typing import Any
 
 import torch
@@ -171,7 +172,8 @@ class Attachment:
         self._start = start
         self._sampling: Sampling | None = None
         # Graphs of torch.compile are kept as long as a block's patch is the same object.
-        self._patches: dict[int, tuple[Any, Callable[..., Any]]] = {}
+        self._patches: dict[Any, tuple[Any, Callable[..., Any]]] = {}
+        self._lock = Lock()  # several GPUs run their forwards in threads
 
     def attach(self, model: Any) -> Any:
         """A clone of a ModelPatcher with this on it, in place of another with its key."""
@@ -239,7 +241,6 @@ class Attachment:
         latents = torch.Size(packed[0]) if packed is not None else x.shape
         place = self.row.place(Forward(transformer=transformer, latents=latents, conds=kwargs))
         batch = x.shape[0]
-        sampling.cached = bool(options.get("wrappers", {}).get(DIFFUSION_MODEL))
         others = self._replace_blocks(transformer, options)
         branches = sampling.branches(options.get("cond_or_uncond") or (), batch)
 
@@ -255,7 +256,10 @@ class Attachment:
                 )
             return output
 
-        return sampling.forward(VideoTokens(place.grid, batch=batch), branches, x.device, run)
+        with self._lock:
+            wrapped = options.get("wrappers", {}).get(DIFFUSION_MODEL, {})
+            sampling.cached = any(wrapped.values())
+            return sampling.forward(VideoTokens(place.grid, batch=batch), branches, x.device, run)
 
     def _replace_blocks(self, transformer: Any, options: dict[str, Any]) -> bool:
         """Put our patches on the blocks; whether others were there."""
@@ -271,8 +275,9 @@ class Attachment:
 
     def _patch(self, number: int, beneath: Any, text: bool, block: Any) -> Callable[..., Any]:
         """The patch of a block, the same one for the same patch beneath it."""
-        if number in self._patches and self._patches[number][0] is beneath:
-            return self._patches[number][1]
+        known = self._patches.get(block)
+        if known is not None and known[0] is beneath:
+            return known[1]
         row = self.row
 
         @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -294,7 +299,7 @@ class Attachment:
                 return original_block(args)
             return beneath(args, {**extra, "original_block": original_block})
 
-        self._patches[number] = (beneath, patch)
+        self._patches[block] = (beneath, patch)
         return patch
 
 
