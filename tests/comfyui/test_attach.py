@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -191,6 +192,34 @@ def test_a_forward_that_ignores_the_patches_is_an_error(model):
     # A cache of whole forwards explains it.
     model.options["wrappers"] = {"diffusion_model": {"cache": [None]}}
     stand_in.sample(steered(model))
+
+
+def test_the_anchor_of_a_context_window_is_left_alone(model):
+    model.options["context_window"] = SimpleNamespace(index_list=[4, 5], causal_anchor_index=3)
+    with Seen(model) as seen:
+        stand_in.sample(steered(model))
+    before, after = seen.outputs[0], seen.inputs[0]
+    assert torch.equal(after[:, :16], before[:, :16])
+    assert torch.allclose(after[:, 16:], expected(before[:, 16:], frames=2), rtol=1e-6, atol=0)
+
+
+def test_a_forward_within_a_forward_keeps_the_outer_one_steered(model):
+    """As where another pack evaluates the model once more in the middle of a block."""
+    inner = {"double_block": 0}
+
+    def again(args, extra):
+        if inner["double_block"] == 0:
+            inner["double_block"] = 1
+            stand_in.sample(both, [1.0, 0.9])
+            inner["double_block"] = 0
+        return extra["original_block"](args)
+
+    both = steered(model)
+    both.options["patches_replace"] = {"dit": {("double_block", 0): again}}
+    with Seen(model) as seen:
+        stand_in.sample(both, [1.0, 0.75, 0.5, 0.25, 0.0])
+    assert len(seen.changed) == 8
+    assert seen.changed[1::2] == [True, True, False, False]
 
 
 def test_recording_sees_what_steering_did_in_both_orders(model):

@@ -51,6 +51,22 @@ def test_guides_of_ltx_come_last_and_may_have_lost_tokens():
     assert found.of(hidden).flatten().tolist() == list(range(24))
 
 
+@pytest.mark.parametrize(
+    "start, anchored, references, left",
+    [(0, False, 1, 4), (1, True, 1, 4), (5, True, 0, 4), (5, False, 0, 5)],
+)
+def test_a_context_window_has_the_references_that_are_in_it(start, anchored, references, left):
+    """Its anchor is left alone, and is not counted twice where it is the reference."""
+    context = torch.randn(1, 1, 96, 5, 4, 4)
+    context[:, :, 16:, :references] = 0
+    window = {"start": start, "anchored": anchored, "latents": torch.Size((1, 16, 5, 4, 4))}
+    vace = Forward(transformer=wan(), conds={"vace_context": context}, **window)
+    animate = Forward(transformer=wan(), conds={}, **window)
+    for row, forward in (("VaceWanModel", vace), ("AnimateWanModel", animate)):
+        found = MODELS[row].place(forward)
+        assert (found.grid.frames, found.before) == (left, 4 * (5 - left))
+
+
 def test_a_latent_of_references_alone_is_refused():
     with pytest.raises(ValueError, match="no frame of the video is left"):
         place("AnimateWanModel", wan(), 1, 16, 1, 4, 4)

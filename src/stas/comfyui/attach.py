@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import torch
@@ -119,11 +119,11 @@ class Sampling(ABC):
 
     def run_with(self, forward: Any, place: Place, batch: int, run: Callable[[], Any]) -> Any:
         """Run the model while its blocks act."""
-        self._now, self._found = (forward, place, batch), {}
+        before, self._now, self._found = self._now, (forward, place, batch), {}
         try:
             return run()
         finally:
-            self._now = None
+            self._now = before
 
     def block_returned(self, number: int, text: bool, hidden_states: torch.Tensor) -> None:
         """A block that is attached to returned."""
@@ -173,7 +173,7 @@ class Attachment:
         self._sampling: Sampling | None = None
         # Graphs of torch.compile are kept as long as a block's patch is the same object.
         self._patches: dict[Any, tuple[Any, Callable[..., Any]]] = {}
-        self._lock = Lock()  # several GPUs run their forwards in threads
+        self._lock = RLock()  # several GPUs run their forwards in threads
 
     def attach(self, model: Any) -> Any:
         """A clone of a ModelPatcher with this on it, in place of another with its key."""
@@ -239,7 +239,18 @@ class Attachment:
         # Several streams are packed into one row; the video's is the first.
         packed = kwargs.get("latent_shapes")
         latents = torch.Size(packed[0]) if packed is not None else x.shape
-        place = self.row.place(Forward(transformer=transformer, latents=latents, conds=kwargs))
+        # Of a long video that ComfyUI makes in context windows, one window.
+        window = options.get("context_window")
+        anchor = getattr(window, "causal_anchor_index", None)
+        place = self.row.place(
+            Forward(
+                transformer=transformer,
+                latents=latents,
+                conds=kwargs,
+                start=0 if window is None else int(window.index_list[0]),
+                anchored=anchor is not None and anchor >= 0,
+            )
+        )
         batch = x.shape[0]
         others = self._replace_blocks(transformer, options)
         branches = sampling.branches(options.get("cond_or_uncond") or (), batch)

@@ -41,11 +41,15 @@ class Forward:
         transformer: The transformer.
         latents: (B, C, F, H, W).
         conds: The conditions by name.
+        start: At which latent frame of the whole latent these begin: a context window's.
+        anchored: Whether a context window has one latent frame of before it at its head.
     """
 
     transformer: Any
     latents: torch.Size
     conds: Mapping[str, Any]
+    start: int = 0
+    anchored: bool = False
 
     def tokens_of(self, latents: torch.Tensor, patch: Size) -> int:
         """How many tokens latents (..., F, H, W) of a condition make; padded like the video's."""
@@ -126,7 +130,9 @@ class ComfyModel:
         frames, rows, columns = (
             -(-count // by) for count, by in zip(forward.latents[2:], patch, strict=True)
         )
-        lead, trail = self.lead(forward), self.trail(forward, patch)
+        # A window's anchor may be the last of the references.
+        lead = max(self.lead(forward), int(forward.anchored))
+        trail = self.trail(forward, patch)
         if lead + trail >= frames:
             raise ValueError(
                 f"The latent has {frames} latent frames, of which {lead + trail} are references or "
@@ -312,7 +318,7 @@ MODELS: dict[str, ComfyModel] = {
             transformer="AnimateWanModel",
             before=_reference_by_convolution,
             after=_concatenated,
-            lead=lambda forward: 1,
+            lead=lambda forward: int(forward.start == 0),
             lies="after the latent frame of the reference image",
             note="faces are added after every fifth block, to what was steered",
             **_WAN,
