@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from stas.comfyui.attach import WRAPPERS
 from stas.comfyui.record import pictures, record_model
@@ -309,3 +310,15 @@ def test_a_compiled_graph_keeps_its_patches(model):
     stand_in.sample(node)
     stand_in.sample(node)
     assert len({id(each) for each in given if each is not None}) == 1
+
+
+def test_compiled_whole_it_is_the_same_and_compiles_once(model):
+    plain, both = stand_in.sample(model), stand_in.sample(steered(model))
+    counter = CompileCounter()
+    model.model.diffusion_model = torch.compile(model.model.diffusion_model, backend=counter)
+    node = steered(model)
+    assert torch.equal(stand_in.sample(node), both)
+    compiled = counter.frame_count
+    assert torch.equal(stand_in.sample(node), both)
+    assert torch.equal(stand_in.sample(model), plain)
+    assert counter.frame_count == compiled > 0
