@@ -66,18 +66,121 @@ class Flow:
         return 1.0 - percent
 
 
-def call(wrappers: list[Callable[..., Any]], owner: Any, original: Callable[..., Any], *args: Any):
+class HunyuanVideo(nn.Module):
+    """Two stacks; the second has text before the video, and blocks return what they were given."""
+
+    def __init__(self, width: int = 24) -> None:
+        super().__init__()
+        self.patch_size, self.hidden_size = [1, 2, 2], width
+        self.patch = nn.Conv3d(4, width, (1, 2, 2), (1, 2, 2))
+        self.double_blocks = nn.ModuleList(Block(width) for _ in range(2))
+        self.single_blocks = nn.ModuleList(Block(width) for _ in range(2))
+
+    def forward(self, x: torch.Tensor, transformer_options: dict[str, Any]) -> torch.Tensor:
+        """(B, 4, F, H, W)."""
+        replace = transformer_options.get("patches_replace", {}).get("dit", {})
+        hidden = self.patch(x).flatten(2).transpose(1, 2)
+        text = torch.ones(x.shape[0], 3, hidden.shape[2])
+        for key, stack in (("double", self.double_blocks), ("single", self.single_blocks)):
+            for index, block in enumerate(stack):
+
+                def run(args, block=block):
+                    return {"img": args["img"].copy_(block(args["img"])), "txt": text}
+
+                patch = replace.get((f"{key}_block", index))
+                args = {"img": hidden}
+                hidden = (patch(args, {"original_block": run}) if patch else run(args))["img"]
+            if key == "double":
+                hidden = torch.cat([text, hidden], dim=1)
+        return 0.1 * x
+
+
+class Kandinsky5(nn.Module):
+    """What `original_block` does under a patch fails, as it does in ComfyUI."""
+
+    def __init__(self, width: int = 24) -> None:
+        super().__init__()
+        self.patch_size, self.model_dim = (1, 2, 2), width
+        self.patch = nn.Conv3d(4, width, (1, 2, 2), (1, 2, 2))
+        self.visual_transformer_blocks = nn.ModuleList(_VisualBlock(width) for _ in range(3))
+
+    def forward(self, x: torch.Tensor, transformer_options: dict[str, Any]) -> torch.Tensor:
+        """(B, 4, F, H, W)."""
+        replace = transformer_options.get("patches_replace", {}).get("dit", {})
+        hidden = self.patch(x).flatten(2).transpose(1, 2)
+        for index, block in enumerate(self.visual_transformer_blocks):
+
+            def run(args, block=block):
+                return block(x=args["x"], **{k: v for k, v in args.items() if k != "x"})
+
+            args = {"context": None, "time_embed": None, "freqs": None, "transformer_options": {}}
+            if patch := replace.get(("double_block", index)):
+                hidden = patch({"x": hidden} | args, {"original_block": run})["x"]
+            else:
+                hidden = block(hidden, **args)
+        return 0.1 * x
+
+
+class _VisualBlock(Block):
+    def forward(self, visual_embed, context, time_embed, freqs, transformer_options):
+        return super().forward(visual_embed)
+
+
+class LTXAVModel(nn.Module):
+    """Video and sound in one row of latents, two streams in a block, guides at the video's end."""
+
+    guides, dropped = 1, 5  # latent frames, and how many of their tokens are left out
+
+    def __init__(self, width: int = 24) -> None:
+        super().__init__()
+        self.patchifier = SimpleNamespace(patch_size=(1, 1, 1))
+        self.inner_dim = width
+        self.patch = nn.Linear(4, width)
+        self.transformer_blocks = nn.ModuleList(Block(width) for _ in range(3))
+
+    def forward(self, x: torch.Tensor, transformer_options: dict[str, Any]) -> torch.Tensor:
+        """(B, 1, numbers), of (B, 4, 3, 4, 4) and of sound."""
+        replace = transformer_options.get("patches_replace", {}).get("dit", {})
+        video = x[:, 0, : 4 * 48].unflatten(1, (4, 48)).transpose(1, 2)
+        hidden = self.patch(video)[:, : 48 - self.dropped]
+        sound = x[:, 0, 4 * 48 :, None].expand(-1, -1, 24).clone()
+        for index, block in enumerate(self.transformer_blocks):
+
+            def run(args, block=block):
+                return {"img": (block(args["img"][0]), args["img"][1] + 1)}
+
+            args = {"img": (hidden, sound)}
+            patch = replace.get(("double_block", index))
+            hidden, sound = (patch(args, {"original_block": run}) if patch else run(args))["img"]
+        return 0.1 * x
+
+
+for _cls, _module in (
+    (HunyuanVideo, "hunyuan_video.model"),
+    (Kandinsky5, "kandinsky5.model"),
+    (LTXAVModel, "lightricks.av_model"),
+):
+    _cls.__module__ = f"comfy.ldm.{_module}"
+
+
+def call(
+    wrappers: list[Callable[..., Any]],
+    owner: Any,
+    original: Callable[..., Any],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
     """Run wrappers around a function, the first outermost."""
     if not wrappers:
-        return original(*args)
+        return original(*args, **kwargs)
 
     class Executor:
         class_obj = owner
 
-        def __call__(self, *args: Any) -> Any:
-            return call(wrappers[1:], owner, original, *args)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return call(wrappers[1:], owner, original, *args, **kwargs)
 
-    return wrappers[0](Executor(), *args)
+    return wrappers[0](Executor(), *args, **kwargs)
 
 
 class CFGGuider:
@@ -93,14 +196,15 @@ class CFGGuider:
         names = [1, 0] if self.cfg != 1 else [0]
         given = options["transformer_options"] | {"cond_or_uncond": names}
 
-        def apply_model(x, t, c_concat, c_crossattn, control, transformer_options):
+        def apply_model(x, t, c_concat, c_crossattn, control, transformer_options, **conds):
             return self.patcher.model.diffusion_model(x, transformer_options)
 
         batch = torch.cat([x + 0.1 * name for name in names])
         wrappers = self.patcher.all_wrappers("apply_model")
         out = call(
-            wrappers, self.patcher.model, apply_model, batch, timestep, None, None, None, given
-        )
+            wrappers, self.patcher.model, apply_model,
+            batch, timestep, None, None, None, given, **self.patcher.conds,
+        )  # fmt: skip
         if len(names) == 1:
             return out
         uncond, cond = out.chunk(2)
@@ -114,6 +218,8 @@ class ModelPatcher:
         self.model = model
         self.wrappers: dict[str, dict[str, list[Callable[..., Any]]]] = {}
         self.options: dict[str, Any] = {}
+        self.conds: dict[str, Any] = {}
+        self.shape: tuple[int, ...] = (4, 3, 8, 8)
 
     def clone(self) -> ModelPatcher:
         """The same model with wrappers of its own."""
@@ -122,7 +228,7 @@ class ModelPatcher:
             kind: {key: list(each) for key, each in keys.items()}
             for kind, keys in self.wrappers.items()
         }
-        clone.options = dict(self.options)
+        clone.options, clone.conds, clone.shape = dict(self.options), self.conds, self.shape
         return clone
 
     def get_model_object(self, name: str) -> Any:
@@ -146,13 +252,13 @@ class ModelPatcher:
         self.wrappers.setdefault(kind, {}).setdefault(key, []).append(wrapper)
 
 
-def make() -> ModelPatcher:
+def make(transformer: type[nn.Module] = WanModel) -> ModelPatcher:
     """A model, random and always the same."""
     torch.manual_seed(0)
     latent_format = SimpleNamespace(latent_dimensions=3, latent_channels=4)
     return ModelPatcher(
         SimpleNamespace(
-            diffusion_model=WanModel(), model_sampling=Flow(), latent_format=latent_format
+            diffusion_model=transformer(), model_sampling=Flow(), latent_format=latent_format
         )
     )
 
@@ -181,6 +287,6 @@ def sample(
             callback(step)
         return x
 
-    noise = torch.randn(batch, 4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(batch, *patcher.shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         return call(patcher.all_wrappers("outer_sample"), made, outer_sample, noise)

@@ -38,8 +38,8 @@ def make_massive(model, dim=9, block=1):
 class Seen:
     """What block 1 returned and block 2 was given in each forward."""
 
-    def __init__(self, model, number=1):
-        blocks = model.model.diffusion_model.blocks
+    def __init__(self, model, number=1, stack="blocks"):
+        blocks = getattr(model.model.diffusion_model, stack)
         self.outputs, self.inputs = [], []
         self.hooks = [
             blocks[number].register_forward_hook(
@@ -322,3 +322,38 @@ def test_compiled_whole_it_is_the_same_and_compiles_once(model):
     assert torch.equal(stand_in.sample(node), both)
     assert torch.equal(stand_in.sample(model), plain)
     assert counter.frame_count == compiled > 0
+
+
+@pytest.mark.parametrize("number, stack, text", [(0, "double_blocks", 0), (2, "single_blocks", 3)])
+def test_the_video_comes_after_the_text(number, stack, text):
+    """Blocks that return the tensor that they were given are seen before they are changed."""
+    model = stand_in.make(stand_in.HunyuanVideo)
+    with Seen(model, 0, stack) as seen:
+        stand_in.sample(steered(model, blocks=(number,)))
+    assert seen.changed == [True, True, False, False, False]
+    before, after = seen.outputs[0], seen.inputs[0]
+    assert torch.equal(after[:, :text], before[:, :text])
+    assert torch.allclose(after[:, text:], expected(before[:, text:]), rtol=1e-6, atol=0)
+
+
+def test_a_block_that_comfyui_cannot_run_under_a_patch_is_run_all_the_same():
+    model = stand_in.make(stand_in.Kandinsky5)
+    plain = stand_in.sample(model)
+    with Seen(model, 1, "visual_transformer_blocks") as seen:
+        stand_in.sample(steered(model))
+    assert seen.changed == [True, True, False, False, False]
+    assert torch.allclose(seen.inputs[0], expected(seen.outputs[0]), rtol=1e-6, atol=0)
+    assert torch.equal(stand_in.sample(model), plain)
+
+
+def test_sound_and_guides_are_left_alone():
+    model = stand_in.make(stand_in.LTXAVModel)
+    model.shape = (1, 4 * 48 + 7)
+    frame = torch.zeros(1, 3, 16)  # coordinates of one frame of guides
+    model.conds = {"latent_shapes": [(1, 4, 3, 4, 4), (1, 7)], "keyframe_idxs": frame}
+    with Seen(model, 1, "transformer_blocks") as seen:
+        stand_in.sample(steered(model))
+    before, after = seen.outputs[0], seen.inputs[0]
+    assert before.shape[1] == 48 - 5
+    assert torch.equal(after[:, 32:], before[:, 32:])
+    assert torch.allclose(after[:, :32], expected(before[:, :32], frames=2), rtol=1e-6, atol=0)
