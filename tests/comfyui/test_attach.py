@@ -206,20 +206,42 @@ def test_the_anchor_of_a_context_window_is_left_alone(model):
 
 def test_a_forward_within_a_forward_keeps_the_outer_one_steered(model):
     """As where another pack evaluates the model once more in the middle of a block."""
-    inner = {"double_block": 0}
+    within = []
+
+    def apply_model(x, t, c_concat, c_crossattn, control, transformer_options):
+        return model.model.diffusion_model(x, transformer_options)
 
     def again(args, extra):
-        if inner["double_block"] == 0:
-            inner["double_block"] = 1
+        if not within:
+            within.append(True)
+            wrappers, x = both.all_wrappers("apply_model"), torch.randn(1, 4, 3, 8, 8)
+            stand_in.call(wrappers, model.model, apply_model, x, None, None, None, None, {})
+            within.clear()
+        return extra["original_block"](args)
+
+    both = steered(model)
+    both.options["patches_replace"] = {"dit": {("double_block", 0): again}}
+    with Seen(model) as seen:
+        stand_in.sample(both, steps=5)
+    assert seen.changed == [True] * 4 + [False] * 6
+
+
+def test_a_sampling_within_a_sampling_is_one_of_its_own(model):
+    """As where another pack samples in the middle of a block."""
+    within = []
+
+    def again(args, extra):
+        if not within:
+            within.append(True)
             stand_in.sample(both, [1.0, 0.9])
-            inner["double_block"] = 0
+            within.clear()
         return extra["original_block"](args)
 
     both = steered(model)
     both.options["patches_replace"] = {"dit": {("double_block", 0): again}}
     with Seen(model) as seen:
         stand_in.sample(both, [1.0, 0.75, 0.5, 0.25, 0.0])
-    assert len(seen.changed) == 8
+    assert seen.changed[0::2] == [True] * 4
     assert seen.changed[1::2] == [True, True, False, False]
 
 
@@ -357,3 +379,45 @@ def test_sound_and_guides_are_left_alone():
     assert before.shape[1] == 48 - 5
     assert torch.equal(after[:, 32:], before[:, 32:])
     assert torch.allclose(after[:, :32], expected(before[:, :32], frames=2), rtol=1e-6, atol=0)
+
+
+def test_a_patch_that_runs_the_block_by_halves(model):
+    """As skip layer guidance of other packs does: each half is steered, unless one branch is."""
+
+    def halves(args, extra):
+        parts = [extra["original_block"]({"img": part})["img"] for part in args["img"].chunk(2)]
+        return {"img": torch.cat(parts)}
+
+    whole = stand_in.sample(steered(model), cfg=3.0)
+    other = model.clone()
+    other.options["patches_replace"] = {"dit": {("double_block", 1): halves}}
+    assert torch.allclose(stand_in.sample(steered(other), cfg=3.0), whole, rtol=1e-4, atol=1e-5)
+    with pytest.raises(RuntimeError, match=r"splits the batch at block 1.*branches to both"):
+        stand_in.sample(steered(other, branches=("cond",)), cfg=3.0)
+    recorded, recording = record_model(other, blocks=(1,), map_blocks=(1,), map_dims=(3,))
+    stand_in.sample(recorded, cfg=3.0)
+    assert recording.stats.samples == {(step, "other"): 2 for step in range(5)}
+
+
+def test_a_cache_of_whole_forwards_is_given_no_forward_more(model):
+    """EasyCache counts forwards: none is made twice, and one that it skips is not waited for."""
+    make_massive(model)
+    model.options["wrappers"] = {"diffusion_model": {"easycache": [None]}}
+    inner, forwards = model.model.diffusion_model, []
+    forward = inner.forward
+
+    def cached(x, options):
+        forwards.append(len(forwards))
+        return 0.1 * x if forwards[-1] == 0 else forward(x, options)
+
+    inner.forward = cached
+    with Seen(model) as seen:
+        stand_in.sample(steered(model, UNKNOWN, stop=0.5), steps=4)
+    assert len(forwards) == 4
+    assert seen.changed == [False, False, False]  # the only step left was read
+    forwards.clear()
+    wrong = SteeredDims(numbers=(3,), origin="profile", source="profile x: dimension 3")
+    with Seen(model) as seen:
+        stand_in.sample(steered(model, wrong, stop=0.75), steps=4)
+    assert len(forwards) == 4
+    assert seen.changed == [True, True, False]
