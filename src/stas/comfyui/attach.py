@@ -57,8 +57,9 @@ class Sampling(ABC):
         self._window = window
         self._sigmas: list[float] = []
         self._guider = ""
-        self._now: tuple[Any, Place, int] | None = None  # what acts, where, samples
-        self._found: dict[int, Any] = {}
+        # Of the forward that runs: what acts, where, its samples, what blocks found.
+        self._now: tuple[Any, Place, int, dict[int, Any]] | None = None
+        self._found: dict[int, Any] = {}  # of the last one that ended
 
     @abstractmethod
     def forward(
@@ -119,20 +120,21 @@ class Sampling(ABC):
 
     def run_with(self, forward: Any, place: Place, batch: int, run: Callable[[], Any]) -> Any:
         """Run the model while its blocks act."""
-        before, self._now, self._found = self._now, (forward, place, batch), {}
+        found: dict[int, Any] = {}
+        before, self._now = self._now, (forward, place, batch, found)
         try:
             return run()
         finally:
-            self._now = before
+            self._now, self._found = before, found
 
     def block_returned(self, number: int, text: bool, hidden_states: torch.Tensor) -> None:
         """A block that is attached to returned."""
         if self._now is None:
             return
-        forward, place, batch = self._now
+        forward, place, batch, found = self._now
         tokens = place.of(hidden_states, text)
         whole = hidden_states.shape[0] == batch
-        self._found[number] = self.act(forward, number, tokens, whole)
+        found[number] = self.act(forward, number, tokens, whole)
 
     @property
     def found(self) -> list[Any]:
