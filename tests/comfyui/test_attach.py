@@ -128,13 +128,14 @@ def test_two_experts_share_one_window(model, cut):
     assert seen.changed == [True] * 4 + [False] * 6
 
 
-@pytest.mark.parametrize("branch, row", [("uncond", 0), ("cond", 1)])
-def test_one_branch_is_steered_alone(model, branch, row):
+@pytest.mark.parametrize("branch, rows", [("uncond", [0, 1]), ("cond", [2, 3])])
+def test_one_branch_is_steered_alone(model, branch, rows):
     with Seen(model) as seen:
-        stand_in.sample(steered(model, branches=(branch,)), cfg=3.0)
+        stand_in.sample(steered(model, branches=(branch,)), cfg=3.0, batch=2)
     before, after = seen.outputs[0], seen.inputs[0]
-    assert torch.allclose(after[[row]], expected(before[[row]]), rtol=1e-6, atol=0)
-    assert torch.equal(after[1 - row], before[1 - row])
+    others = sorted({0, 1, 2, 3} - set(rows))
+    assert torch.allclose(after[rows], expected(before[rows]), rtol=1e-6, atol=0)
+    assert torch.equal(after[others], before[others])
 
 
 def test_a_guider_that_is_not_known_steers_both_branches_or_none(model):
