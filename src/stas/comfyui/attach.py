@@ -39,6 +39,7 @@ GUIDERS: dict[str, tuple[RowBranch, ...]] = {
     "Guider_Basic": ("cond", "uncond"),
     "Guider_PerpNeg": ("cond", "uncond", "other"),
     "Guider_DualCFG": ("uncond", "other", "cond"),
+    "Guider_LTXAVDualCFG": ("cond", "uncond"),
 }
 
 

@@ -338,6 +338,13 @@ MODELS: dict[str, ComfyModel] = {
             **_WAN,
         ),
         ComfyModel(
+            transformer="WanAnimate2Model",
+            lead=lambda forward: int(forward.start == 0),
+            lies="after the latent frame of the reference image",
+            note="poses run in a branch of their own, which is left alone",
+            **_WAN,
+        ),
+        ComfyModel(
             transformer="HunyuanVideo",
             stacks=(
                 Stack(blocks="double_blocks"),
@@ -378,7 +385,7 @@ REFUSED: dict[str, str] = {
     "GeneralDIT": "Cosmos lets no block be replaced.",
     "MiniTrainDIT": "Cosmos Predict2 lets no block be replaced.",
     "CogVideoXTransformer3DModel": "CogVideoX lets no block be replaced.",
-    "MiniMaxH3Model": "it packs sound before the video, which has not been tried.",
+    "MiniMaxH3Model": "it packs text, sound and video into one row, which has not been tried.",
 }
 
 
