@@ -25,7 +25,7 @@ class Stack:
     Args:
         blocks: The attribute with the blocks.
         key: What ComfyUI calls them in `patches_replace`.
-        text: Whether tokens of text come first in what these blocks return.
+        text: Whether tokens of text, and of anything else, come first in what these blocks return.
     """
 
     blocks: str
@@ -170,15 +170,17 @@ class Place:
     after: int | None = 0
 
     def of(self, hidden_states: torch.Tensor, text: bool = False) -> torch.Tensor:
-        """The video's tokens as a view of hidden states (B, N, D).
+        """The video's tokens as a view of hidden states, (B, N, D).
 
         Args:
-            hidden_states: What a block returned.
+            hidden_states: What a block returned, (B, N, D), or (N, D) of one sample.
             text: Whether tokens of text come first in it.
 
         Raises:
             RuntimeError: The number of tokens is not the one that the inputs make.
         """
+        if hidden_states.ndim == 2:
+            hidden_states = hidden_states[None]
         count, present = self.grid.num_tokens, hidden_states.shape[1]
         wanted = self.before + count + (self.after or 0)
         if present < wanted or (present > wanted and not text and self.after is not None):
@@ -345,6 +347,14 @@ MODELS: dict[str, ComfyModel] = {
             **_WAN,
         ),
         ComfyModel(
+            transformer="WanDancerModel",
+            before=_reference_by_convolution,
+            after=_concatenated,
+            lies="after the reference image",
+            note="sound is added after a block, to what was steered",
+            **_WAN,
+        ),
+        ComfyModel(
             transformer="HunyuanVideo",
             stacks=(
                 Stack(blocks="double_blocks"),
@@ -376,6 +386,12 @@ MODELS: dict[str, ComfyModel] = {
             output="x",
             call=_call_kandinsky,
         ),
+        ComfyModel(
+            transformer="MiniMaxH3Model",
+            stacks=(Stack(blocks="blocks", text=True),),
+            width=("hidden_size",),
+            lies="last, after text, references and sound",
+        ),
     )
 }
 
@@ -385,7 +401,6 @@ REFUSED: dict[str, str] = {
     "GeneralDIT": "Cosmos lets no block be replaced.",
     "MiniTrainDIT": "Cosmos Predict2 lets no block be replaced.",
     "CogVideoXTransformer3DModel": "CogVideoX lets no block be replaced.",
-    "MiniMaxH3Model": "it packs text, sound and video into one row, which has not been tried.",
 }
 
 
