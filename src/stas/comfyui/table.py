@@ -294,23 +294,30 @@ MODELS: dict[str, ComfyModel] = {
             before=_reference_by_convolution,
             after=_appended("time_dim_concat", "context_latents"),
             lies="after Fun's reference image, before Phantom's and other references",
+            verified="run",
             note="Wan2.1, Wan2.2 and its 5B, text and image to video, Fun, Phantom",
             **_WAN,
         ),
         ComfyModel(
             transformer="VaceWanModel",
+            verified="run",
             after=_concatenated,
             lead=_vace_references,
             lies="after the latent frames of reference images",
             note="what VACE adds after a block is added to what was steered",
             **_WAN,
         ),
-        ComfyModel(transformer="CameraWanModel", after=_concatenated, **_WAN),
+        ComfyModel(transformer="CameraWanModel", verified="run", after=_concatenated, **_WAN),
         ComfyModel(
-            transformer="HumoWanModel", after=_references_last, lies="before references", **_WAN
+            transformer="HumoWanModel",
+            verified="run",
+            after=_references_last,
+            lies="before references",
+            **_WAN,
         ),
         ComfyModel(
             transformer="WanModel_S2V",
+            verified="run",
             after=_speech_to_video_tail,
             lies="before references and motion frames",
             note="sound is added after a block, to what was steered",
@@ -318,6 +325,7 @@ MODELS: dict[str, ComfyModel] = {
         ),
         ComfyModel(
             transformer="AnimateWanModel",
+            verified="run",
             before=_reference_by_convolution,
             after=_concatenated,
             lead=lambda forward: int(forward.start == 0),
@@ -327,6 +335,7 @@ MODELS: dict[str, ComfyModel] = {
         ),
         ComfyModel(
             transformer="SCAILWanModel",
+            verified="run",
             before=_references,
             after=_appended("time_dim_concat", "pose_latents"),
             lies="after references, before poses",
@@ -356,6 +365,7 @@ MODELS: dict[str, ComfyModel] = {
         ),
         ComfyModel(
             transformer="HunyuanVideo",
+            verified="run",
             stacks=(
                 Stack(blocks="double_blocks"),
                 Stack(blocks="single_blocks", key="single_block", text=True),
@@ -365,7 +375,9 @@ MODELS: dict[str, ComfyModel] = {
             lies="last, after text (single blocks) and a reference image",
             note="1.0, 1.5 and image to video; HunyuanImage makes one frame and is refused",
         ),
-        ComfyModel(transformer="LTXVModel", lies="before guides and keyframes", **_LTX),
+        ComfyModel(
+            transformer="LTXVModel", verified="run", lies="before guides and keyframes", **_LTX
+        ),
         ComfyModel(
             transformer="LTXAVModel",
             packed=True,
@@ -381,6 +393,7 @@ MODELS: dict[str, ComfyModel] = {
         ),
         ComfyModel(
             transformer="Kandinsky5",
+            verified="run",
             stacks=(Stack(blocks="visual_transformer_blocks"),),
             width=("model_dim",),
             output="x",
