@@ -80,6 +80,7 @@ def test_tokens_that_do_not_fit_are_an_error():
             expected.of(torch.zeros(1, present, 8))
     with_text = torch.arange(9.0).reshape(1, 9, 1)
     assert expected.of(with_text, text=True).flatten().tolist() == [4, 5, 6, 7]
+    assert expected.of(with_text[0], text=True).shape == (1, 4, 1)  # of one sample
 
 
 def test_other_packs_and_image_models_are_refused():

@@ -50,3 +50,16 @@ def load(transformer: torch.nn.Module) -> Any:
     model = comfy.sd.load_diffusion_model_state_dict(state)
     assert model is not None, "ComfyUI does not recognise the checkpoint"
     return model
+
+
+def build(config: str, **unet: Any) -> Any:
+    """The ModelPatcher of one of ComfyUI's supported models, as small as its `unet` says."""
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    made = getattr(comfy.supported_models, config)(dict(unet))
+    made.set_inference_dtype(torch.float32, None)
+    device = torch.device("cpu")
+    model = made.get_model({}, device=device)
+    fill(model.diffusion_model)
+    return comfy.model_patcher.ModelPatcher(model, device, device)

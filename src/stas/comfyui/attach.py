@@ -39,6 +39,7 @@ GUIDERS: dict[str, tuple[RowBranch, ...]] = {
     "Guider_Basic": ("cond", "uncond"),
     "Guider_PerpNeg": ("cond", "uncond", "other"),
     "Guider_DualCFG": ("uncond", "other", "cond"),
+    "Guider_LTXAVDualCFG": ("cond", "uncond"),
 }
 
 
@@ -133,7 +134,7 @@ class Sampling(ABC):
             return
         forward, place, batch, found = self._now
         tokens = place.of(hidden_states, text)
-        whole = hidden_states.shape[0] == batch
+        whole = tokens.shape[0] == batch
         found[number] = self.act(forward, number, tokens, whole)
 
     @property

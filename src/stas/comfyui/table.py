@@ -25,7 +25,7 @@ class Stack:
     Args:
         blocks: The attribute with the blocks.
         key: What ComfyUI calls them in `patches_replace`.
-        text: Whether tokens of text come first in what these blocks return.
+        text: Whether tokens of text, and of anything else, come first in what these blocks return.
     """
 
     blocks: str
@@ -170,15 +170,17 @@ class Place:
     after: int | None = 0
 
     def of(self, hidden_states: torch.Tensor, text: bool = False) -> torch.Tensor:
-        """The video's tokens as a view of hidden states (B, N, D).
+        """The video's tokens as a view of hidden states, (B, N, D).
 
         Args:
-            hidden_states: What a block returned.
+            hidden_states: What a block returned, (B, N, D), or (N, D) of one sample.
             text: Whether tokens of text come first in it.
 
         Raises:
             RuntimeError: The number of tokens is not the one that the inputs make.
         """
+        if hidden_states.ndim == 2:
+            hidden_states = hidden_states[None]
         count, present = self.grid.num_tokens, hidden_states.shape[1]
         wanted = self.before + count + (self.after or 0)
         if present < wanted or (present > wanted and not text and self.after is not None):
@@ -292,23 +294,30 @@ MODELS: dict[str, ComfyModel] = {
             before=_reference_by_convolution,
             after=_appended("time_dim_concat", "context_latents"),
             lies="after Fun's reference image, before Phantom's and other references",
+            verified="run",
             note="Wan2.1, Wan2.2 and its 5B, text and image to video, Fun, Phantom",
             **_WAN,
         ),
         ComfyModel(
             transformer="VaceWanModel",
+            verified="run",
             after=_concatenated,
             lead=_vace_references,
             lies="after the latent frames of reference images",
             note="what VACE adds after a block is added to what was steered",
             **_WAN,
         ),
-        ComfyModel(transformer="CameraWanModel", after=_concatenated, **_WAN),
+        ComfyModel(transformer="CameraWanModel", verified="run", after=_concatenated, **_WAN),
         ComfyModel(
-            transformer="HumoWanModel", after=_references_last, lies="before references", **_WAN
+            transformer="HumoWanModel",
+            verified="run",
+            after=_references_last,
+            lies="before references",
+            **_WAN,
         ),
         ComfyModel(
             transformer="WanModel_S2V",
+            verified="run",
             after=_speech_to_video_tail,
             lies="before references and motion frames",
             note="sound is added after a block, to what was steered",
@@ -316,6 +325,7 @@ MODELS: dict[str, ComfyModel] = {
         ),
         ComfyModel(
             transformer="AnimateWanModel",
+            verified="run",
             before=_reference_by_convolution,
             after=_concatenated,
             lead=lambda forward: int(forward.start == 0),
@@ -325,6 +335,7 @@ MODELS: dict[str, ComfyModel] = {
         ),
         ComfyModel(
             transformer="SCAILWanModel",
+            verified="run",
             before=_references,
             after=_appended("time_dim_concat", "pose_latents"),
             lies="after references, before poses",
@@ -338,7 +349,23 @@ MODELS: dict[str, ComfyModel] = {
             **_WAN,
         ),
         ComfyModel(
+            transformer="WanAnimate2Model",
+            lead=lambda forward: int(forward.start == 0),
+            lies="after the latent frame of the reference image",
+            note="poses run in a branch of their own, which is left alone",
+            **_WAN,
+        ),
+        ComfyModel(
+            transformer="WanDancerModel",
+            before=_reference_by_convolution,
+            after=_concatenated,
+            lies="after the reference image",
+            note="sound is added after a block, to what was steered",
+            **_WAN,
+        ),
+        ComfyModel(
             transformer="HunyuanVideo",
+            verified="run",
             stacks=(
                 Stack(blocks="double_blocks"),
                 Stack(blocks="single_blocks", key="single_block", text=True),
@@ -348,7 +375,9 @@ MODELS: dict[str, ComfyModel] = {
             lies="last, after text (single blocks) and a reference image",
             note="1.0, 1.5 and image to video; HunyuanImage makes one frame and is refused",
         ),
-        ComfyModel(transformer="LTXVModel", lies="before guides and keyframes", **_LTX),
+        ComfyModel(
+            transformer="LTXVModel", verified="run", lies="before guides and keyframes", **_LTX
+        ),
         ComfyModel(
             transformer="LTXAVModel",
             packed=True,
@@ -364,10 +393,17 @@ MODELS: dict[str, ComfyModel] = {
         ),
         ComfyModel(
             transformer="Kandinsky5",
+            verified="run",
             stacks=(Stack(blocks="visual_transformer_blocks"),),
             width=("model_dim",),
             output="x",
             call=_call_kandinsky,
+        ),
+        ComfyModel(
+            transformer="MiniMaxH3Model",
+            stacks=(Stack(blocks="blocks", text=True),),
+            width=("hidden_size",),
+            lies="last, after text, references and sound",
         ),
     )
 }
@@ -378,7 +414,6 @@ REFUSED: dict[str, str] = {
     "GeneralDIT": "Cosmos lets no block be replaced.",
     "MiniTrainDIT": "Cosmos Predict2 lets no block be replaced.",
     "CogVideoXTransformer3DModel": "CogVideoX lets no block be replaced.",
-    "MiniMaxH3Model": "it packs sound before the video, which has not been tried.",
 }
 
 
