@@ -1,0 +1,105 @@
+"""Steering beside ComfyUI's own nodes that change blocks, forwards or conditions.
+
+Needs COMFYUI_DIR and the Python of its environment, run with --noconftest.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+if not os.environ.get("COMFYUI_DIR"):
+    pytest.skip("COMFYUI_DIR is not set: no ComfyUI to run in", allow_module_level=True)
+
+from tests.comfyui import zoo
+from tests.comfyui.test_headless import BOUNDARY, DIMS, LATENT, Seen, expected, sample, steered
+
+
+@pytest.fixture(scope="module")
+def model():
+    import comfy.ops
+
+    return zoo.load(zoo.wan(comfy.ops.disable_weight_init))
+
+
+def apart(patch, model, order):
+    return patch(steered(model)) if order == "steered first" else steered(patch(model))
+
+
+ORDERS = pytest.mark.parametrize("order", ["steered first", "steered last"])
+
+
+@ORDERS
+def test_skip_layer_guidance(model, order):
+    """Its third forward skips the block, and is the only one that is not steered."""
+    from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
+
+    def patch(model):
+        return SkipLayerGuidanceDiT.execute(model, 3.0, 0.0, 1.0, "0", "", 0.0)[0]
+
+    with Seen(model, 1) as later, Seen(model) as seen:
+        sample(apart(patch, model, order), cfg=4.0)
+    assert len(seen.outputs) == 5 and len(later.outputs) == 10
+    wanted = expected(seen.outputs[0], 0, 3, 4, 4, DIMS, 1.5, BOUNDARY)
+    assert torch.allclose(seen.inputs[0], wanted, rtol=1e-6, atol=0)
+
+
+@ORDERS
+@pytest.mark.parametrize("node", ["EasyCacheNode", "LazyCacheNode"])
+def test_caches_of_whole_forwards(model, order, node):
+    """What a cache skips is not steered; what runs in the window is."""
+    import comfy_extras.nodes_easycache as nodes
+
+    def patch(model):
+        return getattr(nodes, node).execute(model, 5.0, 0.0, 1.0, False)[0]
+
+    with Seen(model) as seen:
+        sample(apart(patch, model, order), steps=10)
+    assert len(seen.outputs) < 10
+    assert seen.changed[0] and not seen.changed[-1]
+
+
+@ORDERS
+def test_torch_compile(model, order):
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    def patch(model):
+        compiled = model.clone()
+        set_torch_compile_wrapper(compiled, backend="eager")
+        return compiled
+
+    wanted = sample(steered(model))
+    assert torch.allclose(sample(apart(patch, model, order)), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_context_windows(model):
+    """Each window is steered as a video; the frame before it, where there is one, is left alone."""
+    from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+
+    def patch(model):
+        return ContextWindowsManualNode.execute(
+            model, context_length=4, context_overlap=1, context_schedule="standard_static",
+            context_stride=1, closed_loop=False, fuse_method="pyramid", dim=2, freenoise=False,
+        )[0]  # fmt: skip
+
+    with Seen(model) as seen:
+        sample(steered(patch(model)), (1, 16, 7, 8, 8))
+    assert [each.shape[1] // 16 for each in seen.outputs] == [4, 5] * 5
+    for index in range(4):
+        before, after = seen.outputs[index], seen.inputs[index]
+        frames = before.shape[1] // 16
+        anchored = frames - 4
+        wanted = expected(before, 16 * anchored, 4, 4, 4, DIMS, 1.5, BOUNDARY)
+        assert torch.allclose(after, wanted, rtol=1e-6, atol=0)
+    assert not any(seen.changed[4:])
+
+
+def test_merged_models_keep_the_steering_of_the_first(model):
+    from comfy_extras.nodes_model_merging import ModelMergeSimple
+
+    merged = ModelMergeSimple().merge(steered(model), model, 0.5)[0]
+    with Seen(model) as seen:
+        sample(merged, LATENT)
+    assert seen.changed == [True, True, False, False, False]
