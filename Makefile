@@ -4,7 +4,11 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 JOBS ?= auto
 
-.PHONY: demo test quick campaign lint format bench pictures docs
+# In ComfyUI itself: COMFYUI_DIR is its folder, COMFYUI_PYTHON the Python of its environment, with pytest,
+# hypothesis and playwright in it.
+COMFYUI_PYTHON ?= $(COMFYUI_DIR)/.venv/bin/python
+
+.PHONY: comfyui demo test quick campaign lint format bench pictures docs
 
 demo: $(INSTALLED)
 	$(BIN)/stas generate "a red circle moving right on a blue background" -o outputs/demo.mp4 --force
@@ -22,6 +26,11 @@ quick: $(INSTALLED)
 campaign: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --hypothesis-profile=campaign --hypothesis-show-statistics \
 		$(if $(SEED),--hypothesis-seed=$(SEED)) tests/hooks/test_campaign.py tests/test_fuzz.py
+
+comfyui:
+	@test -n "$(COMFYUI_DIR)" || { echo "Set COMFYUI_DIR to ComfyUI's folder."; exit 1; }
+	COMFYUI_DIR=$(COMFYUI_DIR) PYTHONPATH=$(CURDIR)/src:$(CURDIR) $(COMFYUI_PYTHON) -m pytest --noconftest \
+		-p no:cacheprovider -rs tests/comfyui
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

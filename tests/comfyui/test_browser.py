@@ -4,6 +4,8 @@ Needs COMFYUI_DIR, the Python of its environment with playwright, and Chromium; 
 it. With STAS_SCREENSHOT it writes the picture of docs/comfyui.md there.
 """
 
+# ruff: noqa: E402  # nothing of a browser is imported where there is none
+
 from __future__ import annotations
 
 import json
@@ -124,7 +126,7 @@ def test_the_node_is_found_by_search(page):
 def test_a_picture_of_the_first_workflow(page, tmp_path):
     load(page, PACK / "example_workflows/wan2.1_t2v_stas.json")
     page.evaluate(
-        "() => { const c = window.app.canvas; c.ds.scale = 0.66; c.ds.offset = [60, 60];"
+        "() => { const c = window.app.canvas; c.ds.scale = 0.62; c.ds.offset = [70, 130];"
         " c.setDirty(true, true) }"
     )
     page.wait_for_timeout(1500)

@@ -30,7 +30,6 @@ class STASSteer(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """What ComfyUI shows."""
-        advanced: dict[str, Any] = {"extra_dict": {"advanced": True}, "optional": True}
         return io.Schema(
             node_id="STASSteer",
             display_name="STAS Steer",
@@ -80,34 +79,42 @@ class STASSteer(io.ComfyNode):
                     step=0.01,
                     tooltip="Where it ends: 0.4 steers the first 8 of 20 steps.",
                 ),
-                io.Combo.Input(
-                    "branches",
-                    options=["both", *BRANCHES],
-                    default="both",
-                    tooltip="Which side of CFG is steered: the prompt's (cond), the negative's "
-                    "(uncond), or both.",
-                    **advanced,
+                _advanced(
+                    io.Combo.Input(
+                        "branches",
+                        options=["both", *BRANCHES],
+                        default="both",
+                        tooltip="Which side of CFG is steered: the prompt's (cond), the negative's "
+                        "(uncond), or both.",
+                        optional=True,
+                    )
                 ),
-                io.Combo.Input(
-                    "op",
-                    options=list(OPS),
-                    default=DEFAULT.op,
-                    tooltip="What is written. max is STAS; scale multiplies the values; zero and "
-                    "mean switch them off, to see what they do.",
-                    **advanced,
+                _advanced(
+                    io.Combo.Input(
+                        "op",
+                        options=list(OPS),
+                        default=DEFAULT.op,
+                        tooltip="What is written. max is STAS; scale multiplies the values; zero and "
+                        "mean switch them off, to see what they do.",
+                        optional=True,
+                    )
                 ),
-                io.String.Input(
-                    "regions",
-                    default=",".join(DEFAULT.regions),
-                    tooltip=f"Where: any of {', '.join(REGIONS)}, with commas.",
-                    **advanced,
+                _advanced(
+                    io.String.Input(
+                        "regions",
+                        default=",".join(DEFAULT.regions),
+                        tooltip=f"Where: any of {', '.join(REGIONS)}, with commas.",
+                        optional=True,
+                    )
                 ),
-                io.Combo.Input(
-                    "reference",
-                    options=list(REFERENCES),
-                    default=DEFAULT.reference,
-                    tooltip="The largest value of each dimension (dim), or of all dims (global).",
-                    **advanced,
+                _advanced(
+                    io.Combo.Input(
+                        "reference",
+                        options=list(REFERENCES),
+                        default=DEFAULT.reference,
+                        tooltip="The largest value of each dimension (dim), or of all dims (global).",
+                        optional=True,
+                    )
                 ),
             ],
             outputs=[io.Model.Output()],
@@ -331,6 +338,12 @@ class STASPlots(io.ComfyNode):
         with whole_file(path) as temporary:
             stats.save(temporary)
         return io.NodeOutput(pictures(stats, recording.name), str(path))
+
+
+def _advanced(widget: Any) -> Any:
+    """A widget that the front end may fold away; older versions take that in no argument."""
+    widget.extra_dict["advanced"] = True
+    return widget
 
 
 def latent_of(model: Any, latent: dict[str, Any]) -> Any:
