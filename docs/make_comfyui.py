@@ -1,4 +1,4 @@
-"""Make the table of docs/comfyui-models.md from the rows of src/stas/comfyui/table.py.
+"""Make the table of docs/comfyui.md from the rows of src/stas/comfyui/table.py.
 
 python -m docs.make_comfyui
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from docs.make_models import filled
 from stas.comfyui.table import MODELS, REFUSED
 
-PAGE = Path(__file__).with_name("comfyui-models.md")
+PAGE = Path(__file__).with_name("comfyui.md")
 HEADINGS = ("class", "blocks", "the video's tokens", "tested", "remarks")
 TESTED = {"run": "run on the real class", "read": "read in its source"}
 

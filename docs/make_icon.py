@@ -1,6 +1,6 @@
 """Draw the ComfyUI pack's icon: three latent frames, bright where STAS steers.
 
-    python -m docs.make_icon
+python -m docs.make_icon
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/comfyui-models.md is what the rows give."""
+"""docs/comfyui.md is what the rows give."""
 
 from __future__ import annotations
 

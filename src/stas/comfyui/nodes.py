@@ -94,8 +94,8 @@ class STASSteer(io.ComfyNode):
                         "op",
                         options=list(OPS),
                         default=DEFAULT.op,
-                        tooltip="What is written. max is STAS; scale multiplies the values; zero and "
-                        "mean switch them off, to see what they do.",
+                        tooltip="What is written. max is STAS; scale multiplies the values; zero "
+                        "and mean switch them off, to see what they do.",
                         optional=True,
                     )
                 ),
@@ -112,7 +112,7 @@ class STASSteer(io.ComfyNode):
                         "reference",
                         options=list(REFERENCES),
                         default=DEFAULT.reference,
-                        tooltip="The largest value of each dimension (dim), or of all dims (global).",
+                        tooltip="The largest value of each dimension (dim), or of all (global).",
                         optional=True,
                     )
                 ),
@@ -186,7 +186,7 @@ class STASFindDims(io.ComfyNode):
             description="Finds a model's massive dimensions in one forward, for dims of STAS "
             "Steer. With few steps (distilled models) no step of sampling is lost to it.",
             inputs=[
-                io.Model.Input("model"),
+                io.Model.Input("model", tooltip="A video model, steered or not."),
                 io.Conditioning.Input("positive", tooltip="The prompt; any will do."),
                 io.Latent.Input("latent", tooltip="An empty latent of the size to be sampled."),
                 io.Int.Input(
