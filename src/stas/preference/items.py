@@ -183,11 +183,12 @@ def showings(
         return Showing(item, repeat, left, right, key)
 
     order = sorted(items, key=lambda item: draw(item, "order"))[:count]
-    gap = min(GAP, len(order) - 1)
+    wanted = round(repeats * len(order)) or int(repeats > 0)
+    gap = min(GAP, len(order) - wanted)
     places = [(float(place), shown(item, 0)) for place, item in enumerate(order)]
     # Repeats lie among the pairs and not behind them, so that who stops early has some too.
     early = sorted(range(len(order) - gap), key=lambda place: draw(order[place], "repeat"))
-    for place in early[: round(repeats * len(order)) or int(repeats > 0)]:
+    for place in early[:wanted]:
         first = place + gap + 0.5
         later = first + draw(order[place], "place") * (len(order) - first)
         places.append((later, shown(order[place], 1)))

@@ -164,8 +164,10 @@ class _Handler(BaseHTTPRequestHandler):
             status, kind, body = error.status, "text/plain; charset=utf-8", str(error).encode()
             self.close_connection = True  # a body may be left unread
         except (OSError, ValueError) as error:
+            # What is said here may name files, and raters are not to know them.
+            print(error, file=sys.stderr)
             status, kind = HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8"
-            body = str(error).encode()
+            body = b"That failed; the terminal of stas rate says why. Try again."
         self.send_response(status)
         for name, value in {
             "Content-Type": kind,
@@ -198,9 +200,9 @@ class _Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         query = parse_qs(address.query)
         if address.path == "/":
-            text = render(
-                "rate.html", nonce=nonce, longest=LONGEST_RATER, questions=self._questions
-            )
+            # As a list, for objects lose their order in templates.
+            asked = [(name, QUESTIONS[name]) for name in self.server.votes.rating.questions]
+            text = render("rate.html", nonce=nonce, longest=LONGEST_RATER, questions=asked)
             return HTTPStatus.OK, "text/html; charset=utf-8", text.encode()
         folder, _, name = address.path.removeprefix("/").partition("/")
         if address.path == "/session":
@@ -233,10 +235,6 @@ class _Handler(BaseHTTPRequestHandler):
             raise RequestError(HTTPStatus.BAD_REQUEST, "That is no vote on a pair of this rater.")
         self.server.votes.add(rater, showing, question, choice)
         return HTTPStatus.OK, "application/json", b"{}"
-
-    @property
-    def _questions(self) -> dict[str, str]:
-        return {name: QUESTIONS[name] for name in self.server.votes.rating.questions}
 
     def _rater(self, name: object) -> str:
         try:
