@@ -73,7 +73,7 @@ def test_what_is_not_finished_is_left_out_and_said(folder):
     )
     for path in videos.glob("*.json"):
         path.unlink()
-    with pytest.raises(ValueError, match="No sample .* has a whole video of each of off, on"):
+    with pytest.raises(ValueError, match=r"No sample .* has a whole video of each of off, on"):
         read_rated(folder)
 
 
@@ -123,7 +123,7 @@ def test_pairs_that_are_equal_in_every_pixel_are_no_pairs(tmp_path):
         on.path(".json").write_text(json.dumps(record))
         for kind in (".mp4", ".mkv"):
             shutil.copy(off.path(kind), on.path(kind))
-    with pytest.raises(ValueError, match="No two videos of a sample .* differ in any pixel"):
+    with pytest.raises(ValueError, match=r"No two videos of a sample .* differ in any pixel"):
         read_rated(tmp_path / "c")
 
 

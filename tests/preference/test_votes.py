@@ -137,7 +137,7 @@ def test_votes_of_a_run_that_was_made_anew_are_refused(votes, folder):
     other = make(folder.parent / "other", brighter=3).folder
     shutil.copytree(other / "videos", folder / "videos")
     shutil.copy(other / "comparison.json", folder)
-    with pytest.raises(ValueError, match="votes of other videos: .* was made anew"):
+    with pytest.raises(ValueError, match=r"votes of other videos: .* was made anew"):
         again(folder)
     # The same pixels are the same videos, whenever they were made.
     shutil.rmtree(folder / "videos")
@@ -150,7 +150,7 @@ def test_votes_of_another_run_are_refused(votes, folder):
     votes.close()  # all is in one file then
     other = make(folder.parent / "other", prompts=("a cat",)).folder
     shutil.copy(folder / FILE, other)
-    with pytest.raises(ValueError, match="votes of other videos: .* is not there or not finished"):
+    with pytest.raises(ValueError, match=r"votes of other videos: .* is not there or not finished"):
         again(other)
     third = make(folder.parent / "third", (OFF, ON, STRONG)).folder
     shutil.copy(folder / FILE, third)

@@ -14,7 +14,6 @@ import struct
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -78,6 +77,11 @@ class RatingServer(ThreadingHTTPServer):
 
     def __init__(self, votes: Votes, port: int) -> None:
         self.votes = votes
+        # By sample, the length in bytes that each of its videos is filled up to.
+        self.lengths: dict[str, int] = {}
+        for (sample, _), path in votes.rated.videos.items():
+            length = path.stat().st_size + _BOX.size
+            self.lengths[sample] = max(self.lengths.get(sample, 0), length)
         try:
             super().__init__((ADDRESS, port), _Handler)
         except OSError as error:
@@ -96,14 +100,6 @@ class RatingServer(ThreadingHTTPServer):
         """Where raters go."""
         return f"http://{ADDRESS}:{self.server_address[1]}/"
 
-    @cached_property
-    def _lengths(self) -> dict[str, int]:
-        """By sample, the length in bytes that each of its videos is filled up to."""
-        lengths: dict[str, int] = {}
-        for (sample, _), path in self.votes.rated.videos.items():
-            lengths[sample] = max(lengths.get(sample, 0), path.stat().st_size + _BOX.size)
-        return lengths
-
     def session(self, rater: str) -> Session:
         """What a rater is given; the same again after a restart."""
         secret, found = self.votes.secret, self.votes.showings(rater)
@@ -113,7 +109,7 @@ class RatingServer(ThreadingHTTPServer):
             sides[each.key] = left, right
             for name, setting in ((left, each.left), (right, each.right)):
                 path = self.votes.rated.videos[each.item.sample, setting]
-                videos[name] = path, self._lengths[each.item.sample]
+                videos[name] = path, self.lengths[each.item.sample]
         return Session({each.key: each for each in found}, videos, sides)
 
 
