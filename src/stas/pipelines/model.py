@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -237,13 +236,12 @@ are 9 and 13.
         """See that the pipeline makes so many videos in one call.
 
         Raises:
-            ValueError: It takes one prompt a call.
+            ValueError: It refuses that, or makes other videos of it than of each prompt alone.
         """
-        prompt = inspect.signature(type(self.pipeline).__call__).parameters.get("prompt")
-        if size > 1 and (prompt is None or "list" not in str(prompt.annotation).lower()):
+        if size > 1 and self.name not in self.spec.loading.batched:
             raise ValueError(
-                f"{self.name} takes one prompt a call, so it can't make {size} videos at once. "
-                "Leave the batch out."
+                f"{self.name} can't make {size} videos in one call, or does not make them as it "
+                "makes each alone. Leave the batch out."
             )
 
     def generate(

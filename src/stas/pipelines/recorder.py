@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,8 @@ def record_videos(
     }
     job = RecordJob(loaded, prompts, arguments, path, seed=seed, resume=resume, options=options)
     carry_out(job, workers, report)
+    with suppress(OSError):  # others are at work in it
+        job.folder.rmdir()
     return ActivationStats.load(path)
 
 

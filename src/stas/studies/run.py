@@ -11,6 +11,7 @@ import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -326,8 +327,11 @@ def carry_out(
     """
     try:
         carry_out_job(RunJob(run, loaded, measures, batch), workers, report)
-    finally:
-        run.read()
+    except BaseException:
+        with suppress(ValueError):  # of another run's folder, which is what is told
+            run.read()
+        raise
+    run.read()
 
 
 class RunJob(PipelineJob):
