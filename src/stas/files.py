@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from zlib import crc32
 
@@ -60,6 +60,38 @@ def remove_parts(path: str | os.PathLike[str]) -> None:
     path = Path(path)
     for part in path.parent.glob(f"{_prefix(path)}*"):
         part.unlink(missing_ok=True)
+
+
+def identity(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
+    """What tells a file from one that takes its place later; None where there is none."""
+    try:
+        status = Path(path).stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+@contextmanager
+def made_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Make a folder and those above it; what is still empty when the block ends goes again.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp()) / "a/b"
+        >>> with made_folder(folder):
+        ...     folder.is_dir()
+        True
+        >>> folder.parent.exists()
+        False
+    """
+    path = Path(path)
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield path
+    finally:
+        with suppress(OSError):  # not empty
+            for each in missing:
+                each.rmdir()
 
 
 def _prefix(path: Path) -> str:

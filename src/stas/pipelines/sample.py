@@ -1,8 +1,8 @@
-"""One video of a prompt and a seed: making it, and its files."""
+"""Videos of prompts and seeds: making them, and the files of each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -105,43 +105,53 @@ class VideoFiles:
         return read_video(self.path(EXACT))
 
 
-def make_sample(
+def make_samples(
     loaded: LoadedPipeline,
-    sample: Sample,
-    arguments: Mapping[str, Any],
+    samples: Sequence[Sample],
+    calls: Sequence[Mapping[str, Any]],
     handle: SteeringHandle | None,
     *,
     fps: float | None = None,
     report: Callable[[int, int], None] | None = None,
-) -> tuple[Frames, Manifest]:
-    """Make one video.
+) -> list[tuple[Frames, Manifest]]:
+    """Make the videos of some samples in one call of the pipeline.
 
     Args:
         loaded: The pipeline.
-        sample: What to make.
-        arguments: What `LoadedPipeline.arguments` returned, the sample's prompt among them.
+        samples: What to make.
+        calls: For each what `LoadedPipeline.arguments` returned, its prompt among them.
         handle: What steers the pipeline, None for nothing.
-        fps: Of the file; the model's own by default.
+        fps: Of the files; the model's own by default.
         report: Called with (finished steps, all steps) as denoising goes on.
 
     Returns:
-        The frames (T, H, W, 3), uint8, and their manifest.
+        For each its frames (T, H, W, 3), uint8, and their manifest.
     """
     started = monotonic()
-    frames = loaded.generate(arguments, sample.seed, report=report)
-    seconds = monotonic() - started
-    return frames, Manifest(
-        pipeline=asdict(loaded.options),
-        model=model_record(loaded.pipeline, loaded.options.revision),
-        arguments=arguments,
-        prompt_file=sample.prompt_file,
-        seed=sample.seed,
-        fps=loaded.fps if fps is None else fps,
-        steering=None if handle is None else handle.config.to_dict(),
-        dims=None if handle is None else dims_record(handle),
-        frames=frames_record(frames),
-        versions=versions_record(),
-        device=device_name(loaded.options.device),
-        seconds=round(seconds, 2),
-        created=datetime.now().astimezone().isoformat(timespec="seconds"),
-    )
+    videos = loaded.generate_batch(calls, [sample.seed for sample in samples], report=report)
+    seconds = (monotonic() - started) / len(samples)
+    of_all: dict[str, Any] = {
+        "pipeline": asdict(loaded.options),
+        "model": model_record(loaded.pipeline, loaded.options.revision),
+        "fps": loaded.fps if fps is None else fps,
+        "steering": None if handle is None else handle.config.to_dict(),
+        "dims": None if handle is None else dims_record(handle),
+        "versions": versions_record(),
+        "device": device_name(loaded.options.device),
+        "seconds": round(seconds, 2),
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+    return [
+        (
+            frames,
+            Manifest(
+                arguments=call,
+                prompt_file=sample.prompt_file,
+                seed=sample.seed,
+                frames=frames_record(frames),
+                batch={"size": len(samples), "index": index} if len(samples) > 1 else None,
+                **of_all,
+            ),
+        )
+        for index, (sample, call, frames) in enumerate(zip(samples, calls, videos, strict=True))
+    ]

@@ -94,6 +94,7 @@ def write_report(run: Comparison) -> Path:
     rows, whole = run.differences(), run.whole_samples()
     write_table(run.folder / "differences.csv", comparison_differences(run, rows))
     base = run.settings[0].name
+    made = run.finished[whole[0].name, base].manifest
     return write_page(
         run.folder / "report.html",
         "comparison.html",
@@ -102,7 +103,7 @@ def write_report(run: Comparison) -> Path:
         whole=whole,
         base=base,
         rows=rows,
-        fps=run.finished[whole[0].name, base].manifest.fps,
+        made=made,
         how_to_read=how_to_read(unit_of_pairs(whole), rows),
         most_shown=MOST_SHOWN,
         config_text=_config_text,
