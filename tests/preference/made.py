@@ -33,19 +33,18 @@ def make(folder, settings=(OFF, ON), prompts=PROMPTS, seeds=(0,), brighter=0):
         arguments={},
         measured=MEASURES.names,
         model="bundled",
-        device="cpu",
         measures=MEASURES,
     )
-    with run.claim(PipelineOptions(device="cpu").resolved()):
-        for place, sample in enumerate(run.samples):
-            for number, setting in enumerate(settings):
-                # Noise makes the brighter video's file longer too: a length would tell them apart.
-                noise = np.random.default_rng(number).integers(0, 1 + 20 * number, (32, 32))
-                frames = np.zeros((9, 32, 32, 3), np.uint8)
-                frames += (40 + 60 * number + 5 * place + brighter + noise).astype(np.uint8)[
-                    None, :, :, None
-                ]
-                write(run.files(number, sample), sample, setting, frames)
+    run.begin(PipelineOptions(device="cpu").resolved())
+    for place, sample in enumerate(run.samples):
+        for number, setting in enumerate(settings):
+            # Noise makes the brighter video's file longer too: a length would tell them apart.
+            noise = np.random.default_rng(number).integers(0, 1 + 20 * number, (32, 32))
+            frames = np.zeros((9, 32, 32, 3), np.uint8)
+            frames += (40 + 60 * number + 5 * place + brighter + noise).astype(np.uint8)[
+                None, :, :, None
+            ]
+            write(run.files(number, sample), sample, setting, frames)
     return run
 
 

@@ -119,6 +119,11 @@ def _say(report: PreferenceReport) -> None:
         )
     wide = console if console.is_terminal else Console(width=200)
     wide.print(table)
+    for place in report.strengths:
+        wide.print(
+            f"{place.question}: {escape(place.setting)} has the log strength {place.short} "
+            f"({place.interval})"
+        )
     for each in report.agreements:
         alpha = "-" if each.alpha != each.alpha else f"{each.alpha:.2f}"
         wide.print(

@@ -230,7 +230,6 @@ def _comparison(folder: Path, plan: Mapping[str, Any]) -> Run:
         arguments=plan["arguments"],
         measured=(),
         model=plan["model"],
-        device="",
         measures=Measures(),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from math import isfinite, nan
+from math import isfinite, isnan, nan
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -121,6 +121,18 @@ class Strength:
     strength: float
     low: float
     high: float
+
+    @property
+    def short(self) -> str:
+        """The strength in short, "-" for none."""
+        return "-" if isnan(self.strength) else f"{self.strength:+.2f}"
+
+    @property
+    def interval(self) -> str:
+        """The interval in short, "-" for none."""
+        if isnan(self.low) or isnan(self.high):
+            return "-"
+        return f"{self.low:+.2f} to {self.high:+.2f}"
 
 
 @dataclass(frozen=True)
