@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,7 +70,7 @@ def rate(
         from stas.preference.items import read_rated
         from stas.preference.report import PreferenceReport, write_preference
         from stas.preference.server import RatingServer
-        from stas.preference.votes import Rating, Votes, kept_rating
+        from stas.preference.votes import Rating, Vote, Votes, kept_rating
     kept = kept_rating(folder)
     if run is None and kept is not None:
         run = list(kept.settings)
@@ -77,25 +78,19 @@ def rate(
         rated = read_rated(folder, run or ())
     for line in rated.left_out:
         notes.print(f"[yellow]Left out:[/] {escape(line)}")
-    if report and kept is None:
-        raise ValueError(
-            f"There are no votes in {str(folder)!r}: `stas rate {folder}` serves the page for them."
-        )
     rating = Rating(**({} if kept is None else vars(kept)) | given | {"settings": rated.settings})
-    votes = Votes(rated, rating)
-    try:
-        if report:
-            found = PreferenceReport(rated, rating.questions, votes.all())
-            _say(found)
-            console.print(escape(str(write_preference(found))))
-            return
-        with RatingServer(votes, port) as server:
-            console.print(
-                f"{len(rated.items)} pairs. Open {server.url} in a browser; Ctrl-C ends it."
-            )
-            server.serve_forever()
-    finally:
-        votes.close()
+    if report:
+        answers: list[Vote] = []
+        if kept is not None:
+            with closing(Votes(rated, rating)) as votes:
+                answers = votes.all()
+        found = PreferenceReport(rated, rating.questions, answers)
+        _say(found)
+        console.print(escape(str(write_preference(found))))
+        return
+    with closing(Votes(rated, rating)) as votes, RatingServer(votes, port) as server:
+        console.print(f"{len(rated.items)} pairs. Open {server.url} in a browser; Ctrl-C ends it.")
+        server.serve_forever()
 
 
 def _say(report: PreferenceReport) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -176,6 +176,11 @@ class Votes:
         item, now = showing.item, datetime.now().astimezone().isoformat(timespec="seconds")
         row = (item.sample, item.first, item.second, question, showing.repeat, showing.left)
         with self._transaction():
+            if _read_values(self._database, self.path)["rating"] != self._rating:
+                raise ValueError(
+                    f"Another process has begun another rating in {self.path}: start this one "
+                    "again."
+                )
             self._database.execute(
                 "INSERT INTO votes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (rater, sample, first, second, question, repeat) DO UPDATE SET "
@@ -203,25 +208,36 @@ class Votes:
         return found
 
     def _begin(self) -> None:
-        """Make the tables, or see that those that are there are of the same rating and videos."""
+        """Make the tables, or see that votes that are there are of the same rating and videos."""
         with self._transaction():
-            made = self._database.execute("SELECT name FROM sqlite_master").fetchall()
-            if not made:
+            if not self._database.execute("SELECT name FROM sqlite_master").fetchall():
                 # One by one: `executescript` would end the transaction.
                 for table in filter(str.strip, _TABLES.split(";")):
                     self._database.execute(table)
-                self.secret = secrets.token_hex(16)
-                rating = json.dumps(asdict(self.rating))
-                values = {"format": FORMAT, "secret": self.secret, "rating": rating}
-                self._database.executemany("INSERT INTO rating VALUES (?, ?)", values.items())
+                values = {"format": FORMAT, "secret": secrets.token_hex(16)}
+                self._keep("rating", values.items())
             else:
                 values = _read_values(self._database, self.path)
-                self.secret = values["secret"]
-                self._check_rating(json.loads(values["rating"]))
-            self._check_videos()
+                if _voted(self._database):
+                    self._check_rating(json.loads(values["rating"]))
+                    self._check_videos()
+                else:  # nothing is lost when a rating that nobody voted in is another now
+                    self._database.execute("DELETE FROM videos")
+            self.secret = values["secret"]
+            self._keep("rating", [("rating", self._rating)])
+            self._keep("videos", [(*key, each) for key, each in self.rated.digests.items()])
+
+    @property
+    def _rating(self) -> str:
+        return json.dumps(asdict(self.rating))
+
+    def _keep(self, table: str, rows: Iterable[tuple[str, ...]]) -> None:
+        for row in rows:
+            places = ", ".join("?" * len(row))
+            self._database.execute(f"INSERT OR REPLACE INTO {table} VALUES ({places})", row)
 
     def _check_rating(self, old: Mapping[str, Any]) -> None:
-        new = json.loads(json.dumps(asdict(self.rating)))
+        new = json.loads(self._rating)
         differing = [
             f"{name} {old[name]} and not {new[name]}" for name in new if old[name] != new[name]
         ]
@@ -232,18 +248,15 @@ class Votes:
             )
 
     def _check_videos(self) -> None:
-        """See that the videos are those that were voted on, and keep those that are new."""
-        kept = {row[:2]: row[2] for row in self._database.execute("SELECT * FROM videos")}
-        for key, digest in kept.items():
-            now = self.rated.digests.get(key)
+        """See that the videos are those that were voted on."""
+        for *key, digest in self._database.execute("SELECT * FROM videos").fetchall():
+            now = self.rated.digests.get((key[0], key[1]))
             if now != digest:
                 what = "is not there or not finished any more" if now is None else "was made anew"
                 raise ValueError(
                     f"{self.path} has votes of other videos: {key[1]} of {key[0]} {what}. Votes "
                     "are of the videos that were seen: bring those back, or move the file away."
                 )
-        rows = [(*key, digest) for key, digest in self.rated.digests.items() if key not in kept]
-        self._database.executemany("INSERT INTO videos VALUES (?, ?, ?)", rows)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -258,7 +271,7 @@ class Votes:
 
 
 def kept_rating(folder: Path) -> Rating | None:
-    """What the votes of a folder asked; None where there are none.
+    """What the votes of a folder asked; None where there is no vote.
 
     Raises:
         ValueError: The file is no file of votes.
@@ -274,9 +287,15 @@ def kept_rating(folder: Path) -> Rating | None:
             if not database.execute("SELECT name FROM sqlite_master").fetchall():
                 return None
             rating = json.loads(_read_values(database, path)["rating"])
+            if not _voted(database):
+                return None
         finally:
             database.close()
     return Rating(**rating)
+
+
+def _voted(database: sqlite3.Connection) -> bool:
+    return database.execute("SELECT 1 FROM votes LIMIT 1").fetchone() is not None
 
 
 def _read_values(database: sqlite3.Connection, path: Path) -> dict[str, str]:
