@@ -52,6 +52,13 @@ TIMES = """() => new Promise(done => {
   };
   requestAnimationFrame(look);
 })"""
+# One is put ahead by 0.3 s: how far it still is when the other comes to 0.7 s.
+LEVELLED = """async () => {
+  await together(0, true);
+  videos[0].currentTime = videos[1].currentTime + 0.3;
+  while (videos[1].currentTime < 0.7) await new Promise(requestAnimationFrame);
+  return Math.abs(videos[0].currentTime - videos[1].currentTime);
+}"""
 STATE = """() => [document.getElementById("question").textContent,
   document.getElementById("left").dataset.key, document.getElementById("progress").value,
   document.getElementById("end").hidden]"""
@@ -182,6 +189,7 @@ def test_both_videos_play_in_step_and_the_keys_do_what_the_page_says(browser, tm
         # 9 frames in 9/8 s: within a frame of each other, and once or twice from the beginning.
         assert max(abs(a - b) for a, b in times) < 1 / 8
         assert 1 <= sum(later < earlier for earlier, later in pairwise(left)) <= 2
+        assert page.evaluate(LEVELLED) < 0.05
         page.keyboard.press(" ")
         page.wait_for_function("() => videos.every(each => each.paused)")
         stopped = page.evaluate("() => videos.map(each => each.currentTime)")
