@@ -42,7 +42,7 @@ scale = [1.0]
 def ways(workers: int) -> dict[str, list[list[str]]]:
     """By name, the options of the commands that are started together."""
     many = ["--workers", str(workers)]
-    found = {"alone": [[]], "workers": [many], "commands": [[]] * workers}
+    found = {"alone": [[]], "processes": [many], "commands": [[]] * workers}
     return found | ({"ray": [[*many, "--ray", "local"]]} if find_spec("ray") else {})
 
 
@@ -124,7 +124,7 @@ def main() -> None:
             "faster, whole": round(alone[0] / whole, 2),
             "faster, making": round(alone[1] / made, 2),
         }
-    report(result, options.output)
+    report("workers", result, options.output)
 
 
 if __name__ == "__main__":

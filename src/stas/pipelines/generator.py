@@ -14,7 +14,7 @@ from stas.pipelines.manifest import Manifest
 from stas.pipelines.model import LoadedPipeline
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.prompts import Sample
-from stas.pipelines.sample import MANIFEST, VideoFiles, make_samples
+from stas.pipelines.sample import MANIFEST, VideoFiles, make_samples, write_all
 from stas.workers.job import TaskError, Tell
 
 
@@ -95,9 +95,13 @@ class GenerateJob(PipelineJob):
         except Exception as error:
             of = ", ".join(repr(sample.prompt) for sample in samples)
             raise TaskError(f"{of} failed: {error}", again=is_out_of_memory(error)) from error
-        for sample, lacks, (frames, manifest) in zip(samples, lacking, made, strict=True):
-            if lacks:
-                self._files[sample.name].write(frames, manifest)
+        write_all(
+            [
+                (self._files[sample.name], (frames, manifest, None))
+                for sample, lacks, (frames, manifest) in zip(samples, lacking, made, strict=True)
+                if lacks
+            ]
+        )
 
     def finished_videos(self) -> int:
         return sum(self._now(name) not in (None, self._old.get(name)) for name in self._files)

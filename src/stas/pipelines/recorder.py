@@ -11,7 +11,7 @@ from typing import Any
 from stas.activations.massive import RecordedMassiveActivations, find_massive_activations
 from stas.activations.profiles import Profile
 from stas.activations.stats import ActivationStats
-from stas.files import identity, remove_parts
+from stas.files import identity, whole_file
 from stas.hooks.record import record
 from stas.method.config import Blocks
 from stas.models.registry import find_spec
@@ -109,8 +109,8 @@ class RecordJob(PipelineJob):
         except Exception as error:
             message = f"video {number} ({self._prompts[number]!r}) failed: {error}"
             raise TaskError(message, again=is_out_of_memory(error)) from error
-        remove_parts(self._part(number))
-        recording.stats.save(self._part(number))
+        with whole_file(self._part(number), alone=True) as temporary:
+            recording.stats.save(temporary)
         self.merge()
 
     def merge(self) -> None:
@@ -123,8 +123,8 @@ class RecordJob(PipelineJob):
                     total, one = ActivationStats.load(self._path), total
                     total.merge(one)
                 total.metadata["finished"] = str(number + 1)
-                remove_parts(self._path)
-                total.save(self._path)
+                with whole_file(self._path, alone=True) as temporary:
+                    total.save(temporary)
                 part.unlink()
 
     def finished_videos(self) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -10,7 +12,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from stas.files import remove_parts, whole_file
+from stas.files import whole_file
 from stas.hooks.steer import SteeringHandle
 from stas.measures.result import VideoMetrics
 from stas.media.pictures import strip
@@ -68,12 +70,10 @@ class VideoFiles:
         Raises:
             OSError: One can't be written.
         """
-        for path in self.paths:
-            remove_parts(path)
         with ExitStack() as stack:
             # What is opened last appears first.
             temporary = {
-                kind: stack.enter_context(whole_file(self.path(kind)))
+                kind: stack.enter_context(whole_file(self.path(kind), alone=True))
                 for kind in reversed(self.kinds)
             }
             write_mp4(temporary[VIDEO], frames, manifest.fps)
@@ -103,6 +103,20 @@ class VideoFiles:
     def read_exact(self) -> Frames:
         """The exact frames (T, H, W, 3), uint8, of a finished video that has them."""
         return read_video(self.path(EXACT))
+
+
+def write_all(
+    made: Sequence[tuple[VideoFiles, tuple[Frames, Manifest, VideoMetrics | None]]],
+) -> None:
+    """Write the files of several videos, side by side: encoding takes longer than a small model.
+
+    Raises:
+        OSError: One can't be written.
+    """
+    with ThreadPoolExecutor(min(len(made), os.cpu_count() or 1)) as pool:
+        writing = [pool.submit(files.write, *what) for files, what in made]
+        for each in writing:
+            each.result()
 
 
 def make_samples(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from stas.checks import check_fps
-from stas.files import identity, remove_parts, whole_file
+from stas.files import identity, whole_file
 from stas.measures.measure import NAMES, Measures
 from stas.measures.result import VideoMetrics
 from stas.media.pictures import side_by_side, strips
@@ -87,9 +87,10 @@ class Comparison(Run):
             for number, setting in enumerate(self.settings)
         }
         fps = Manifest.load(self.files(0, sample).path(MANIFEST)).fps
-        for path in (video, picture):
-            remove_parts(path)
-        with whole_file(picture) as strip_file, whole_file(video) as video_file:
+        with (
+            whole_file(picture, alone=True) as strip_file,
+            whole_file(video, alone=True) as video_file,
+        ):
             write_mp4(video_file, side_by_side(frames), fps)
             strips(frames).save(strip_file)
 

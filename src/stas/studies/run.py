@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 
 from stas.checks import expect
-from stas.files import remove_parts, whole_file
+from stas.files import whole_file
 from stas.measures.measure import Measures
 from stas.pipelines.job import PipelineJob, is_out_of_memory
 from stas.pipelines.job import carry_out as carry_out_job
@@ -28,7 +28,7 @@ from stas.pipelines.manifest import package_versions
 from stas.pipelines.model import LoadedPipeline
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.prompts import Sample
-from stas.pipelines.sample import MANIFEST, Finished, VideoFiles, make_samples
+from stas.pipelines.sample import MANIFEST, Finished, VideoFiles, make_samples, write_all
 from stas.studies.plan import Setting
 from stas.workers.executors import HERE, Workers
 from stas.workers.job import Report, TaskError, Tell
@@ -237,9 +237,13 @@ class Run(ABC):
                 raise TaskError(
                     f"{setting.name} of {of} failed: {error}", again=is_out_of_memory(error)
                 ) from error
-            for each, (frames, manifest), found in zip(files, made, metrics, strict=True):
-                if found is not None:
-                    each.write(frames, manifest, found)
+            write_all(
+                [
+                    (each, (frames, manifest, found))
+                    for each, (frames, manifest), found in zip(files, made, metrics, strict=True)
+                    if found is not None
+                ]
+            )
         for sample in samples:
             self.sample_made(sample)
 
@@ -295,8 +299,7 @@ class Run(ABC):
             "made_with": made_with,
             "threads": torch.get_num_threads(),
         }
-        remove_parts(self.record)
-        with whole_file(self.record) as temporary:
+        with whole_file(self.record, alone=True) as temporary:
             temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 

@@ -24,7 +24,7 @@ from threading import Event, Lock, Thread
 
 import psutil
 
-from stas.files import remove_parts, whole_file
+from stas.files import whole_file
 
 FOLDER = ".leases"
 STALE = 60.0  # seconds; file systems over the network may hold news back for half of that
@@ -208,8 +208,7 @@ class Leases:
     def fail(self, task: str, message: str) -> None:
         """Mark a task as failed, so that nobody tries it again in this run."""
         path = self._path(task, ".failed")
-        remove_parts(path)
-        with whole_file(path) as temporary:
+        with whole_file(path, alone=True) as temporary:
             temporary.write_text(json.dumps({"task": task, "message": message}), encoding="utf-8")
 
     def failures(self) -> dict[str, str]:
