@@ -34,8 +34,8 @@ ARGUMENTS = [
     "--disable-sync",
     "--host-resolver-rules=MAP evil.example 127.0.0.1",
 ]
-# What of a frame that is shown can be told: how bright each side is. While a video seeks, as it does
-# when it begins again, it has no picture.
+# What of a frame that is shown can be told: how bright each side is. While a video seeks, as it
+# does when it begins again, it has no picture.
 BRIGHT = """async () => {
   while (videos.some(each => each.seeking || each.readyState < each.HAVE_CURRENT_DATA)) {
     await new Promise(requestAnimationFrame);
