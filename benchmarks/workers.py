@@ -4,8 +4,8 @@
 
 The same study of the bundled model is made in new folders by `stas study`: alone, with `--workers`,
 by as many commands at once that share the folder, and with `--ray local`, one after the other in
-each round. Reported are ratios of the time alone: of whole commands, and of making alone, from the
-first finished video to the last. Every folder must hold the same videos.
+each round. Reported are ratios of the time alone: of whole commands, and of making, from when the
+first worker has loaded the pipeline to the last video. Every folder must hold the same videos.
 """
 
 from __future__ import annotations
@@ -54,7 +54,18 @@ def make(study: Path, folder: Path, commands: list[list[str]], options: list[str
     started = time.monotonic()
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "stas", "study", str(study), "-o", str(folder), *each, *options],
+            [
+                sys.executable,
+                "-m",
+                "stas",
+                "study",
+                str(study),
+                "--yes",
+                "-o",
+                str(folder),
+                *each,
+                *options,
+            ],
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -74,9 +85,9 @@ def pixels(folder: Path) -> dict[str, str]:
 
 
 def making(folder: Path) -> float:
-    """Seconds from the first finished video to the last."""
-    times = [path.stat().st_mtime for path in folder.glob("*/*.metrics.json")]
-    return max(times) - min(times)
+    """Seconds from the record, which the first worker writes to begin, to the last video."""
+    begun = (folder / "study.json").stat().st_mtime
+    return max(path.stat().st_mtime for path in folder.glob("*/*.metrics.json")) - begun
 
 
 def main() -> None:
