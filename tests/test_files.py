@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from stas.files import remove_parts, whole_file
+from stas.files import whole_file
 
 
 def test_the_file_appears_at_the_end_and_nothing_else(tmp_path):
@@ -48,11 +49,14 @@ def test_what_a_killed_process_left_is_known_by_its_file(tmp_path):
         with whole_file(tmp_path / name) as temporary:
             temporary.with_name(temporary.name + "x").touch()  # as after a kill
     assert len(list(tmp_path.glob(".part-*"))) == 3
-    remove_parts(tmp_path / "a.json")
-    remove_parts(tmp_path / ("a" * 250 + ".json"))
+    for name in ("a.json", "a" * 250 + ".json"):
+        with whole_file(tmp_path / name, alone=True):
+            pass
     (left,) = tmp_path.glob(".part-*")
-    remove_parts(tmp_path / "b.json")
-    assert not left.exists() and (tmp_path / "b.json").exists()
+    with whole_file(tmp_path / "b.json"):
+        assert left.exists()  # somebody else's, perhaps
+    with whole_file(tmp_path / "b.json", alone=True):
+        assert not left.exists()
 
 
 def test_a_temporary_path_is_written_to_as_it_is(tmp_path):
@@ -60,3 +64,16 @@ def test_a_temporary_path_is_written_to_as_it_is(tmp_path):
         assert inner == outer
         inner.write_text("new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_many_threads_give_files_the_mode_that_open_would(tmp_path):
+    (tmp_path / "plain").touch()
+
+    def write(number):
+        with whole_file(tmp_path / f"{number}.txt"):
+            pass
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(write, range(400)))
+    (tmp_path / "after").touch()
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1

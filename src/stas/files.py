@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from zlib import crc32
 
 _PART = ".part-"
+_UMASK = Lock()  # it is read by setting it, for all threads
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+def whole_file(path: str | os.PathLike[str], *, alone: bool = False) -> Iterator[Path]:
     """Give a temporary path to write to, and move it to `path` when the block ends.
 
     After an error or Ctrl-C in the block nothing of it is left, and an older file at `path` is as
@@ -21,6 +23,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         path: Where the file is to appear; its folder must exist.
+        alone: Nobody else writes this file now: what a process that was killed left of it goes.
 
     Raises:
         OSError: The folder is missing or can't be written to.
@@ -36,32 +39,52 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     if path.name.startswith(_PART):
         yield path
         return
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=path.suffix[:16])
+    # The file's own name may leave no room for more.
+    prefix = f"{_PART}{crc32(path.name.encode(errors='surrogateescape')):08x}-"
+    for left in path.parent.glob(f"{prefix}*") if alone else ():
+        left.unlink(missing_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix[:16])
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         # mkstemp's mode shuts others out; the file gets the mode that open() would give it.
-        mask = os.umask(0)
-        os.umask(mask)
+        with _UMASK:
+            mask = os.umask(0)
+            os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def remove_parts(path: str | os.PathLike[str]) -> None:
-    """Remove what a process that was killed left of a file; only while nobody else writes it.
+def identity(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
+    """What tells a file from one that takes its place later; None where there is none."""
+    try:
+        status = Path(path).stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+@contextmanager
+def made_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Make a folder and those above it; what is still empty when the block ends goes again.
 
     Example:
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> remove_parts(folder / "note.txt")
+        >>> folder = Path(tempfile.mkdtemp()) / "a/b"
+        >>> with made_folder(folder):
+        ...     folder.is_dir()
+        True
+        >>> folder.parent.exists()
+        False
     """
     path = Path(path)
-    for part in path.parent.glob(f"{_prefix(path)}*"):
-        part.unlink(missing_ok=True)
-
-
-def _prefix(path: Path) -> str:
-    """How the temporary files of a file begin, whose own name may have no room for more."""
-    return f"{_PART}{crc32(path.name.encode(errors='surrogateescape')):08x}-"
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield path
+    finally:
+        with suppress(OSError):  # not empty
+            for each in missing:
+                each.rmdir()

@@ -54,4 +54,4 @@ def test_ctrl_c_ends_the_command_with_130(tmp_path):
         text.replace('own_measures = ["tests.studies.test_run:brightness"]', "")
     )
     interrupt(tmp_path, "study", "s.toml", "-o", "r")
-    assert set(files(tmp_path)) <= {"r/.lock", "r/study.json", "s.toml"}  # no half of a video
+    assert set(files(tmp_path)) <= {"r/study.json", "s.toml"}  # no half of a video

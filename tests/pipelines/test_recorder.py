@@ -31,8 +31,8 @@ def test_what_is_finished_is_in_the_file_and_the_rest_can_follow(tmp_path):
     whole = record_videos(LoadedPipeline(tiny_wan()), PROMPTS, CALL, tmp_path / "whole.safetensors")
     path = tmp_path / "parts.safetensors"
 
-    def stop(number, done, steps):
-        if (number, done) == (2, 1):
+    def stop(progress):
+        if [(each.task, each.step) for each in progress.working] == [("0002", 1)]:
             raise KeyboardInterrupt  # in the middle of the third video
 
     with pytest.raises(KeyboardInterrupt):
@@ -99,9 +99,10 @@ def test_what_was_recorded_by_hand_is_not_gone_on_with(tmp_path):
 def test_no_prompts_and_an_unwritable_place(tmp_path):
     with pytest.raises(ValueError, match="no prompts"):
         record_videos(LoadedPipeline(tiny_wan()), [], CALL, tmp_path / "s.safetensors")
+    (tmp_path / "file").touch()
     with pytest.raises(OSError):
         record_videos(
-            LoadedPipeline(tiny_wan()), PROMPTS[:1], CALL, tmp_path / "none" / "s.safetensors"
+            LoadedPipeline(tiny_wan()), PROMPTS[:1], CALL, tmp_path / "file" / "s.safetensors"
         )
 
 

@@ -16,7 +16,7 @@ from stas.pipelines.sample import (
     STRIP,
     VIDEO,
     VideoFiles,
-    make_sample,
+    make_samples,
 )
 from tests.tiny import tiny_wan
 
@@ -28,7 +28,7 @@ CALL = {"height": 32, "width": 32, "num_frames": 5, "num_inference_steps": 2, "p
 def made():
     loaded = LoadedPipeline(tiny_wan())
     arguments = loaded.arguments(CALL | {"max_sequence_length": 16})
-    return make_sample(loaded, Sample("x", "a", 3), arguments, None, fps=9)
+    return make_samples(loaded, [Sample("x", "a", 3)], [arguments], None, fps=9)[0]
 
 
 @pytest.fixture

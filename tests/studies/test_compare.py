@@ -31,6 +31,7 @@ OPTIONS = PipelineOptions(device="cpu").resolved()
 SMALL = {"num_frames": 5, "num_inference_steps": 2, "height": 64, "width": 64}
 FEW = ["--steps", "2", "--frames", "5", "--size", "64x64"]
 SAMPLES = [Sample("circle-0", "a red circle <b>", 0), Sample("circle-1", "a red circle <b>", 1)]
+ON = ("steered", "plain", "decoding")
 RUNS = [
     Setting("off", None),
     Setting("on", STASConfig().to_dict()),
@@ -56,7 +57,7 @@ def made(pipeline, tmp_path_factory):
         settings=RUNS,
         arguments=SMALL,
         measures=Measures(encoders=(encoder,)),
-        report=lambda *numbers: told.append(numbers),
+        report=told.append,
     )
     return result, folder / "out", told
 
@@ -75,7 +76,7 @@ def test_the_files_are_there_and_the_pixels_exact(made):
         for kind in (".json", ".metrics.json", ".mkv", ".mp4")
     ]
     shown = [f"{sample.name}{kind}" for sample in SAMPLES for kind in (".mp4", ".png")]
-    own = [".lock", "comparison.json"]
+    own = ["comparison.json"]
     tables = ["curves.csv", "curves.png", "differences.csv", "report.html", "values.csv"]
     assert files(folder) == sorted(videos + shown + own + tables)
     for stem in {name.removesuffix(".mkv") for name in videos if name.endswith(".mkv")}:
@@ -121,8 +122,21 @@ def test_the_tables_are_those_of_the_exact_frames(made):
 
 
 def test_progress_counts_every_video_and_step(made):
-    _, _, told = made
-    assert [numbers for numbers in told if numbers[1] == 2] == [(n, 2, 2) for n in range(6)]
+    result, _, told = made
+    steps = [
+        (each.task, each.state, each.step, each.steps)
+        for progress in told
+        for each in progress.working
+        if each.task != "preparing"
+    ]
+    # Of two steps the first is steered; each video tells its beginning, both steps, and no more.
+    states = ["off"] * 3 + [f"{name} {s}" for name in ("on", "zero-1.5") for s in ON]
+    assert steps == [
+        (sample.name, state, step % 3, 2) for sample in SAMPLES for step, state in enumerate(states)
+    ]
+    assert {progress.videos for progress in told} == {6}
+    assert told[0].finished == 0 and told[-1].finished == 6 == result.videos
+    assert not told[-1].working
 
 
 def test_side_by_side_and_strips_show_the_runs_in_order(made):
@@ -167,8 +181,9 @@ def test_equal_videos_are_said_to_be_equal(pipeline, tmp_path):
 
 
 def test_ctrl_c_keeps_finished_samples_and_reports_them(pipeline, tmp_path):
-    def stop(number, done, steps):
-        if (number, done) == (3, 1):  # the second video of the second sample
+    def stop(progress):
+        # The second video of the second sample.
+        if [(e.task, e.step, e.state) for e in progress.working] == [("circle-1", 1, "on plain")]:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -176,7 +191,7 @@ def test_ctrl_c_keeps_finished_samples_and_reports_them(pipeline, tmp_path):
     there = files(tmp_path)
     assert "videos/circle-1-off.mp4" in there and "videos/circle-1-on.mp4" not in there
     assert "circle-0.mp4" in there and "circle-1.mp4" not in there
-    assert [name for name in there if "/." in name or name.startswith(".")] == [".lock"]
+    assert [name for name in there if "/." in name or name.startswith(".")] == []
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Stopped early:</strong> 1 of 2" in page
     assert {row["sample"] for row in table(tmp_path / "values.csv")} == {"circle-0"}
@@ -194,9 +209,9 @@ def test_ctrl_c_keeps_finished_samples_and_reports_them(pipeline, tmp_path):
         settings=RUNS[:2],
         arguments=SMALL,
         resume=True,
-        report=lambda *numbers: made.append(numbers),
+        report=made.append,
     )
-    assert {number for number, _, _ in made} == {0} and result.left == 0
+    assert {p.finished for p in made} == {3, 4} and result.left == 0
     assert all((tmp_path / name).read_bytes() == data for name, data in before.items())
     whole = tmp_path / "whole"
     compare(pipeline, SAMPLES, whole, settings=RUNS[:2], arguments=SMALL)
@@ -311,7 +326,7 @@ def test_videos_without_a_pixel_of_difference_in_shape_stand_side_by_side():
 def test_ctrl_c_ends_the_command_with_130(tmp_path):
     small = ("--frames", "5", "--size", "64x64")
     interrupt(tmp_path, "compare", "a red circle", *small, "--steps", "400", "-o", "c")
-    assert set(files(tmp_path)) <= {"c/.lock", "c/comparison.json"}  # no half of a video
+    assert set(files(tmp_path)) <= {"c/comparison.json"}  # no half of a video
 
 
 @pytest.mark.filterwarnings("default::stas.checks.StasWarning")

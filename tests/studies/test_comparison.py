@@ -24,9 +24,7 @@ def fake(off, on, prompt=lambda number: "x"):
     """A comparison with one measure: one number a sample, off and on."""
     samples = [Sample(str(n), prompt(n), n) for n in range(len(off))]
     cross = np.array([True])
-    result = Comparison(
-        Path(), SETTINGS, samples, {}, ["psnr"], model="m", device="cpu", measures=Measures()
-    )
+    result = Comparison(Path(), SETTINGS, samples, {}, ["psnr"], model="m", measures=Measures())
     for sample, *values in zip(samples, off, on, strict=True):
         for setting, value in zip(SETTINGS, values, strict=True):
             metrics = VideoMetrics({"psnr": np.array([value])}, {}, cross)

@@ -26,9 +26,7 @@ CROSS = np.array([False, True, False, True])
 def test_curves_are_means_over_the_samples_with_cross_chunk_transitions_marked():
     settings = [read_setting(name) for name in ("off", "on", "zero")]
     samples = [Sample(str(seed), "x", seed) for seed in range(2)]
-    run = Comparison(
-        Path(), settings, samples, {}, [], model="m", device="cpu", measures=Measures()
-    )
+    run = Comparison(Path(), settings, samples, {}, [], model="m", measures=Measures())
     for sample in samples:
         for number, setting in enumerate(settings):
             curve = np.arange(4.0) + number + 10 * sample.seed

@@ -34,9 +34,7 @@ def written(folder, count):
         {"num_frames": 9},
         available_names(),
         model="m",
-        device="cpu",
         measures=Measures(),
-        where={"on": {}},
     )
     for sample in samples:
         off = shifted(9)
@@ -44,7 +42,14 @@ def written(folder, count):
         write_mp4(folder / f"{sample.name}.mp4", side_by_side(videos), 8)
         strips(videos).save(folder / f"{sample.name}.png")
         for name, video in videos.items():
-            manifest = SimpleNamespace(steered=True, fps=8, dims={}, frames=frames_record(video))
+            manifest = SimpleNamespace(
+                steered=True,
+                fps=8,
+                dims_text=list,
+                frames=frames_record(video),
+                device="cpu",
+                arguments={},
+            )
             metrics = Measures().of(video, FrameMap(4))
             result.finished[sample.name, name] = Finished(manifest, metrics)
     write_report(result)

@@ -6,15 +6,18 @@ import csv
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from stas.files import whole_file
 from stas.measures.measure import Measures
 from stas.media.video import read_video
 from stas.pipelines import sample as sample_files
@@ -27,6 +30,7 @@ from stas.studies.page import write_study_report
 from stas.studies.plan import Study, folder_name
 from stas.studies.run import carry_out
 from stas.studies.study import open_study
+from stas.workers.executors import TasksFailedError
 
 OPTIONS = PipelineOptions(device="cpu").resolved()
 FEW = {"num_frames": 5, "num_inference_steps": 2, "height": 64, "width": 64}
@@ -96,8 +100,7 @@ def test_a_finished_study_has_every_file(finished):
             assert manifest.seed == sample.seed and manifest.arguments["prompt"] == sample.prompt
             assert manifest.steering == cell.config
             assert len(read_video(run.files(number, sample).path(VIDEO))) == 5
-    left_over = [path for path in folder.rglob(".*") if path.name != ".lock"]
-    assert left_over == []
+    assert list(folder.rglob(".*")) == []
 
 
 def test_the_numbers_are_those_of_the_videos(finished):
@@ -141,28 +144,22 @@ def test_going_on_makes_only_what_is_missing(finished, pipeline):
         run.files(*lost[4]).path(MANIFEST).read_text().replace('"count": 5', '"kount": 5')
     )
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.mp4")}
-    (folder / "00-off/.0000-seed0-x1y2.mp4").write_bytes(b"of a process that was killed")
+    with suppress(KeyError), whole_file(folder / "00-off/0000-seed0.mp4") as left:
+        shutil.copy(folder / "study.json", left)
+        left.rename(left.with_name(f"{left.name}-killed"))  # as a process that was killed leaves it
+        raise KeyError
     made = []
     again = open_study(run.study, folder)
     assert again.left == len(lost)
-    carry_out(again, pipeline, BRIGHT, report=lambda *n: made.append(n))
+    carry_out(again, pipeline, BRIGHT, report=made.append)
     assert again.left == 0 == open_study(run.study, folder).left
-    assert {number for number, _, _ in made} == set(range(len(lost)))
+    told = {(e.task, e.state.split()[0]) for p in made for e in p.working if e.task != "preparing"}
+    assert told == {(sample.name, again.settings[number].name) for number, sample in lost}
     changed = {path for path, when in before.items() if path.stat().st_mtime_ns != when}
     assert changed == {run.files(*place).path(VIDEO) for place in lost}
     after = {key: found.manifest.frames for key, found in again.finished.items()}
     assert after == {key: found.manifest.frames for key, found in run.finished.items()}
-    assert not list(folder.rglob(".*x1y2*"))
-
-
-def test_one_process_at_a_time(finished):
-    run, _ = finished
-    with (
-        run.claim(OPTIONS),
-        pytest.raises(RuntimeError, match="Another process runs"),
-        run.claim(OPTIONS),
-    ):
-        pass
+    assert not list(folder.rglob(".*"))
 
 
 def test_the_folder_of_another_study(finished, tmp_path):
@@ -174,11 +171,8 @@ def test_the_folder_of_another_study(finished, tmp_path):
     with pytest.raises(ValueError, match="axes"):  # folders are numbered by their order
         open_study(make(**same, axes={"scale": (2.0, 1.0)}), folder)
     other = PipelineOptions(device="cpu", dtype="bfloat16")
-    with (
-        pytest.raises(ValueError, match=r'made otherwise: dtype "float32" -> "bfloat16"'),
-        run.claim(other),
-    ):
-        pass
+    with pytest.raises(ValueError, match=r'made otherwise: dtype "float32" -> "bfloat16"'):
+        run.begin(other)
     assert (folder / "study.json").read_text() == before
     (tmp_path / "file").write_text("x")
     with pytest.raises(NotADirectoryError):
@@ -189,7 +183,7 @@ def test_the_folder_of_another_study(finished, tmp_path):
     with pytest.raises(ValueError, match="no record of a study"):
         open_study(run.study, tmp_path)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty/.lock").touch()  # killed before the record was there
+    (tmp_path / "empty/.leases").mkdir()  # killed before the record was there
     assert open_study(run.study, tmp_path / "empty").left == 6
 
 
@@ -236,9 +230,10 @@ def test_a_measure_that_fails_says_where(pipeline, tmp_path):
         return {"x": 1.0}
 
     run = open_study(make(arguments=FEW, measures=(), own_measures=("a:b",)), tmp_path / "run")
-    with pytest.raises(RuntimeError, match=r"off of 0001-seed1 \('a blue square'\) .* no blue"):
+    said = r"1 of 2 failed; the others are finished.*\s.*off of 0001-seed1 \('a blue square'\)"
+    with pytest.raises(TasksFailedError, match=rf"{said} .* no blue"):
         carry_out(run, pipeline, Measures(names=(), own=(fails,)))
-    assert len(run.finished) == 3
+    assert len(run.finished) == 3 and not list((tmp_path / "run").rglob(".*"))
     write_study_report(run)
     assert "3 of 6 videos" in (tmp_path / "run/tables.md").read_text()
 

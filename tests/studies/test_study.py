@@ -23,8 +23,10 @@ def test_a_measure_that_needs_a_package(tmp_path, monkeypatch):
 def test_classes_are_found_by_recording(pipeline, tmp_path):
     study = make(arguments=FEW, axes={"dims": ("massive", "random")}, recorded=1)
     run = open_study(study, tmp_path / "run")
-    with run.claim(OPTIONS):
-        run.find_dims(pipeline)
+    run.begin(OPTIONS)
+    told = []
+    run.find_dims(pipeline, lambda step, steps, state="": told.append((step, steps)))
+    assert told[-1][0] == told[-1][1]
     massive, random = (cell.config["dims"] for cell in run.settings[1:])
     assert (
         massive[0] == BUNDLED_DIMS[0] and len(random) == len(massive) and not {*random} & {*massive}

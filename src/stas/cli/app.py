@@ -22,6 +22,7 @@ from stas import __version__
 from stas.checks import StasWarning
 from stas.cli.generate import generate
 from stas.cli.models import models
+from stas.cli.rate import rate
 from stas.cli.record import plot, profile, record
 from stas.cli.say import RepeatError, console, notes, sentence
 from stas.cli.studies import compare, study
@@ -101,5 +102,5 @@ def _options(
 
 
 app.command()(models)
-for command in (generate, record, profile, plot, compare, study):
+for command in (generate, record, profile, plot, compare, study, rate):
     app.command()(_stoppable(command))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from stas.cli.options import (
     OUTPUT,
     STEERING,
     VIDEO,
+    Batch,
     Branches,
     Device,
     DTypeName,
@@ -26,6 +28,7 @@ from stas.cli.options import (
     Model,
     OffloadName,
     PromptFile,
+    RayAddress,
     Regions,
     Resume,
     Revision,
@@ -33,22 +36,25 @@ from stas.cli.options import (
     Size,
     Steps,
     UsageError,
+    WorkerCount,
     call_arguments,
     is_given,
     read_blocks,
     read_integers,
+    read_workers,
     refuse_other_options,
 )
-from stas.cli.say import RepeatError, console, loading, notes, sentence, step_bar
+from stas.cli.say import RepeatError, bars, console, load_for, loading, notes, sentence
 from stas.method.config import Op, Reference, STASConfig
 from stas.pipelines.manifest import Manifest
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.places import check_places, keep_inputs, lora_files, places_of
 from stas.pipelines.prompts import Sample, read_prompts, samples_of
+from stas.workers.executors import HERE, Workers
 
 if TYPE_CHECKING:
-    from stas.hooks.steer import SteeringHandle
-    from stas.pipelines.model import LoadedPipeline
+    from stas.pipelines.generator import GenerateJob
+    from stas.workers.job import Progress
 
 
 def generate(
@@ -145,6 +151,9 @@ def generate(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    workers: WorkerCount = None,
+    ray: RayAddress = None,
+    batch: Batch = 1,
     resume: Resume = False,
     force: Force = False,
 ) -> None:
@@ -159,6 +168,7 @@ def generate(
         moved = model if is_given(context, "model") else None
         _repeat(manifest, output, moved, force=force)
         return
+    shared = read_workers(workers, ray)
     samples = samples_of(_read_prompts(prompt, prompts), seed)
     values: dict[str, Any] = {
         "dims": dims,
@@ -191,17 +201,17 @@ def generate(
     options = PipelineOptions(
         model=model, revision=revision, device=device, dtype=dtype, offload=offload, loras=loras
     )
-    loaded = loading(options)
-    for sample in samples[:: len(seed)]:
-        loaded.check(arguments | {"prompt": sample.prompt}, steering)
-    said: list[str] = []
-    for number, (sample, place) in enumerate(zip(samples, places, strict=True), 1):
-        label = f"{number}/{len(samples)}" if len(samples) > 1 else ""
-        wanted = arguments | {"prompt": sample.prompt}
-        if resume and _is_finished(loaded, wanted, sample, steering, place, fps):
-            console.print(f"{escape(str(place))} is finished")
-            continue
-        _make(loaded, wanted, sample, steering, place, fps=fps, label=label, said=said)
+    from stas.pipelines.generator import GenerateJob
+
+    given = load_for(shared, options)
+    _make(
+        GenerateJob(
+            given, samples, places, arguments, steering, fps=fps, resume=resume, batch=batch
+        ),
+        samples,
+        places,
+        shared,
+    )
     if len(samples) > 1:
         console.print(f"{len(samples)} videos in {time.monotonic() - started:.0f} s")
 
@@ -215,82 +225,49 @@ def _read_prompts(prompt: str | None, prompts: Path | None) -> Any:
     return read_prompts(prompt, prompts)
 
 
-def _is_finished(
-    loaded: LoadedPipeline,
-    wanted: dict[str, Any],
-    sample: Sample,
-    steering: STASConfig | None,
-    place: Path,
-    fps: float | None,
-) -> bool:
-    """Whether a video is there already, whole and of the very same request.
-
-    Raises:
-        FileExistsError: Files are there, and they are of another request.
-    """
-    from stas.pipelines.sample import VideoFiles
-
-    files = VideoFiles(place.with_suffix(""))
-    found = files.read()
-    if found is None:
-        return False
-    manifest = found.manifest
-    asked = {
-        "pipeline": asdict(loaded.options),
-        "arguments": loaded.arguments(wanted),
-        "seed": sample.seed,
-        "fps": loaded.fps if fps is None else fps,
-        "steering": None if steering is None else steering.to_dict(),
-    }
-    if differing := [name for name, value in asked.items() if getattr(manifest, name) != value]:
-        raise FileExistsError(
-            f"{str(place)!r} exists already, and its manifest says another {differing[0]}: "
-            f"{getattr(manifest, differing[0])} and not {asked[differing[0]]}. Give another -o, or "
-            "--force to overwrite."
-        )
-    return True
-
-
 def _make(
-    loaded: LoadedPipeline,
-    wanted: dict[str, Any],
-    sample: Sample,
-    steering: STASConfig | None,
-    place: Path,
-    *,
-    fps: float | None,
-    label: str,
-    said: list[str],
-) -> Manifest:
-    """Make one video, its strip and its manifest, and say so."""
-    from stas.pipelines.sample import VideoFiles, make_sample
+    job: GenerateJob, samples: Sequence[Sample], places: Sequence[Path], workers: Workers
+) -> None:
+    """Make videos, and say of each that it is there and what was steered, where that is news."""
+    from stas.pipelines.job import carry_out
 
-    arguments = loaded.arguments(wanted)
-    with loaded.steered(steering) as handle:
-        with step_bar(label, handle) as report:
-            frames, record = make_sample(loaded, sample, arguments, handle, fps=fps, report=report)
-        _say_what_was_steered(handle, said)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    VideoFiles(place.with_suffix("")).write(frames, record)
-    count, height, width = frames.shape[:3]
-    length = f"{count} frame{'' if count == 1 else 's'}"
-    console.print(
-        f"{escape(str(place))} ({length}, {width}x{height}, {record.fps:g} fps) made in "
-        f"{record.seconds:.1f} s, {'steered' if record.steered else 'not steered'}"
-    )
-    return record
+    left = {sample.name: (sample, place) for sample, place in zip(samples, places, strict=True)}
+    seen: tuple[Any, ...] = ()
+    steered = [""]
 
+    def say(progress: Progress) -> None:
+        nonlocal seen
+        report(progress)
+        now = progress.finished, *(each.task for each in progress.working)
+        if seen == now:
+            return
+        before, seen = seen, now
+        for name, (sample, place) in list(left.items()):
+            if (manifest := job.made(sample)) is None:
+                continue
+            del left[name]
+            if not before:
+                console.print(f"{escape(str(place))} is finished")
+                continue
+            if (lines := manifest.dims_text()) != steered:
+                for line in lines:
+                    notes.print(escape(line))
+            steered[:] = lines
+            size = "{width}x{height}".format(**manifest.frames)
+            count = manifest.frames["count"]
+            console.print(
+                f"{escape(str(place))} ({count} frame{'' if count == 1 else 's'}, {size}, "
+                f"{manifest.fps:g} fps) made in {manifest.seconds:.1f} s, "
+                f"{'steered' if manifest.steered else 'not steered'}"
+            )
 
-def _say_what_was_steered(handle: SteeringHandle | None, said: list[str]) -> None:
-    """Say what was steered, where that is news."""
-    lines = [] if handle is None else handle.summary().splitlines()[1:]
-    if lines != said:
-        for line in lines:
-            notes.print(escape(line))
-    said[:] = lines
+    with bars() as report:
+        carry_out(job, workers, say)
 
 
 def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) -> None:
+    from stas.pipelines.generator import GenerateJob
+
     old = Manifest.load(path)
     place = output or path.with_name(f"{path.stem}-repeated.mp4")
     if place.suffix != ".mp4":
@@ -307,10 +284,12 @@ def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) 
             revision=old.model.get("commit") if model is None else None,
         )
         loaded = loading(options, threads=old.versions.get("threads"))
-        arguments = dict(old.arguments)
-        sample = Sample(place.stem, str(arguments["prompt"]), old.seed, old.prompt_file)
-        steering = old.steering_config()
-        new = _make(loaded, arguments, sample, steering, place, fps=old.fps, label="", said=[])
+        sample = Sample(place.stem, str(old.arguments["prompt"]), old.seed, old.prompt_file)
+        job = GenerateJob(
+            loaded, [sample], [place], old.arguments, old.steering_config(), fps=old.fps
+        )
+        _make(job, [sample], [place], HERE)
+        new = Manifest.load(place.with_suffix(".json"))
     except Exception as error:
         raise RepeatError(f"Can't repeat {path}: {sentence(error)}") from error
     if new.frames["sha256"] == old.frames["sha256"]:
@@ -325,6 +304,8 @@ def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) 
         {name: entry["dims"] for name, entry in (manifest.dims or {}).items()}
         for manifest in (old, new)
     ]
+    if old.batch is not None:
+        changed.append(f"batch {old.batch['size']} -> 1")
     changed += [f"dims {dims[0]} -> {dims[1]}"] if dims[0] != dims[1] else []
     raise ValueError(
         "The video was made, but its pixels are not those of the manifest's video. Changed since: "

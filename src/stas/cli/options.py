@@ -14,9 +14,11 @@ import typer
 
 from stas.checks import DType, Offload, check_arguments, some_of
 from stas.method.config import BRANCHES, REGIONS
+from stas.workers.executors import Workers
 
 MOST_SEEDS = 100_000
 MODEL, VIDEO, STEERING, MEASURES, OUTPUT = "Model", "Video", "Steering", "Measures", "Output"
+WORKERS = "Workers"
 
 
 class UsageError(typer.BadParameter):
@@ -114,6 +116,15 @@ def refuse_other_options(context: typer.Context, kept: str, *allowed: str) -> No
             f"--{kept} repeats a run as it was; remove {', '.join(sorted(given))}. Beside it only "
             f"{', '.join(f'--{name}' for name in allowed)} can be given."
         )
+
+
+def read_workers(count: int | None, ray: str | None) -> Workers:
+    """How many processes, and where.
+
+    Raises:
+        ValueError: Ray is asked for and not installed.
+    """
+    return Workers(1 if count is None and ray is None else count, ray)
 
 
 def call_arguments(
@@ -218,6 +229,35 @@ OwnMeasures = Annotated[
         metavar="MODULE:FUNCTION",
         help="A measure of your own: a function of frames and prompt that returns numbers by "
         "name; may be repeated.",
+    ),
+]
+WorkerCount = Annotated[
+    int | None,
+    _option(
+        "--workers",
+        panel=WORKERS,
+        metavar="N",
+        min=1,
+        help="How many processes share the work here, each with a GPU of its own where there are "
+        "GPUs. Started on other machines too, the same command with the same output shares in it.",
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    _option(
+        "--ray",
+        panel=WORKERS,
+        metavar="ADDRESS",
+        help="Share the work over a Ray cluster: its address, or auto; --workers says how many, "
+        "by default one a GPU.",
+    ),
+]
+Batch = Annotated[
+    int,
+    _option(
+        panel=WORKERS,
+        min=1,
+        help="How many videos are made in one call of the pipeline: faster for small models.",
     ),
 ]
 Force = Annotated[bool, _option("--force", panel=OUTPUT, metavar="", help="Overwrite what exists.")]

@@ -20,16 +20,19 @@ from stas.cli.options import (
     Model,
     OffloadName,
     Prompts,
+    RayAddress,
     Resume,
     Revision,
     Size,
     Steps,
+    WorkerCount,
     call_arguments,
     read_blocks,
     read_integers,
     read_maps,
+    read_workers,
 )
-from stas.cli.say import console, loading, notes, say_findings, video_bars
+from stas.cli.say import bars, console, load_for, loading, notes, say_findings
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.prompts import read_prompts
 
@@ -79,6 +82,8 @@ def record(
         bool,
         typer.Option("--plots", metavar="", help="Draw pictures into a folder beside the output."),
     ] = False,
+    workers: WorkerCount = None,
+    ray: RayAddress = None,
     resume: Resume = False,
     force: Force = False,
 ) -> None:
@@ -87,20 +92,28 @@ def record(
     What is finished is saved after each video: Ctrl-C loses the video in work, and --resume goes
     on. `stas plot` draws the file.
     """
+    shared = read_workers(workers, ray)
     arguments = call_arguments(frames, size, steps, guidance)
     _check_stats_place(output, force=force, resume=resume)
     chosen = _prompt_texts(prompts, model, count)
-    loaded = loading(
-        PipelineOptions(model=model, revision=revision, device=device, dtype=dtype, offload=offload)
-    )
     options: dict[str, Any] = {"blocks": blocks, "boundary": boundary}
     if map_blocks != "none":
-        profile = loaded.profile()
-        options |= {
-            "map_blocks": map_blocks,
-            "map_dims": map_dims or (profile.dims if profile else ()),
-        }
-    stats = _record(loaded, chosen, arguments, output, seed=seed, resume=resume, **options)
+        options |= {"map_blocks": map_blocks, "map_dims": map_dims}
+    stats = _record(
+        load_for(
+            shared,
+            PipelineOptions(
+                model=model, revision=revision, device=device, dtype=dtype, offload=offload
+            ),
+        ),
+        chosen,
+        arguments,
+        output,
+        seed=seed,
+        resume=resume,
+        workers=shared,
+        **options,
+    )
     console.print(f"{escape(str(output))}: {stats!r}")
     say_findings(stats)
     if plots:
@@ -126,6 +139,8 @@ def profile(
     steps: Steps = None,
     guidance: Guidance = None,
     seed: FirstSeed = 0,
+    workers: WorkerCount = None,
+    ray: RayAddress = None,
     resume: Resume = False,
     force: Force = False,
 ) -> None:
@@ -134,6 +149,7 @@ def profile(
     From then on `steer` and `stas generate` use that profile for the model. The statistics lie
     beside it.
     """
+    shared = read_workers(workers, ray)
     arguments = call_arguments(frames, size, steps, guidance)
     if output is not None and output.suffix != ".json":
         raise ValueError(f"A profile is a .json file, but got {str(output)!r}.")
@@ -153,9 +169,10 @@ def profile(
         raise FileExistsError(f"{place} exists already. Use --force to measure anew.")
     _check_stats_place(recorded, force=force, resume=resume)
     chosen = _prompt_texts(prompts, model, count)
-    loaded = loading(options)
-    stats = _record(loaded, chosen, arguments, recorded, seed=seed, resume=resume)
+    given = load_for(shared, options)
+    stats = _record(given, chosen, arguments, recorded, seed=seed, resume=resume, workers=shared)
     say_findings(stats)
+    loaded = loading(given) if isinstance(given, PipelineOptions) else given
     made, found = make_profile(stats, loaded.transformer, name)
     if made is None:
         raise ValueError(
@@ -195,16 +212,16 @@ def plot(
 
 
 def _record(
-    loaded: LoadedPipeline,
+    loaded: LoadedPipeline | PipelineOptions,
     prompts: list[str],
     arguments: dict[str, Any],
     path: Path,
     **options: Any,
 ) -> ActivationStats:
-    """Record videos with a bar of them and their steps."""
+    """Record videos with a bar."""
     from stas.pipelines.recorder import record_videos
 
-    with video_bars(video=len(prompts)) as (report,):
+    with bars() as report:
         return record_videos(loaded, prompts, arguments, path, report=report, **options)
 
 

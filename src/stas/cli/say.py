@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+
+from stas.workers.job import BEGIN
 
 if TYPE_CHECKING:
     from stas.activations.stats import ActivationStats
-    from stas.hooks.steer import SteeringHandle
     from stas.pipelines.model import LoadedPipeline
     from stas.pipelines.options import PipelineOptions
     from stas.studies.compare import Comparison
     from stas.studies.study import StudyRun
+    from stas.workers.executors import Workers
+    from stas.workers.job import Progress as JobProgress
+    from stas.workers.job import Report
 
 
 console = Console(highlight=False, soft_wrap=True)
@@ -42,73 +53,60 @@ LOADING = "Loading torch and diffusers"  # which takes seconds
 
 
 @contextmanager
-def step_bar(label: str, handle: SteeringHandle | None) -> Iterator[Any]:
-    """A bar of denoising steps that says whether the step in work is steered."""
-    columns = (
-        *([TextColumn(label)] if label else []),
-        BarColumn(),
-        TextColumn("step {task.completed:.0f} of {task.total:.0f} {task.fields[state]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=notes) as progress:
-        task = progress.add_task("", total=1, state="")
-
-        def report(done: int, total: int) -> None:
-            if done >= total:
-                state = "decoding"
-            elif handle is None or not handle.config.window.contains(done, total):
-                state = "plain"
-            elif None in handle.dims.values():
-                state = "detecting"
-            else:
-                state = "[green]steered[/]" if any(handle.dims.values()) else "plain"
-            progress.update(task, completed=done, total=total or 1, state=state)
-
-        yield report
-
-
-@contextmanager
-def video_bars(**videos: int) -> Iterator[list[Callable[[int, int, int], None]]]:
-    """A bar over many videos for each name, all in one display; it shows when it is first told.
-
-    Args:
-        **videos: By what they are called, how many.
+def bars() -> Iterator[Report]:
+    """A bar over all videos, where there are several, and one for each that is in work.
 
     Yields:
-        For each, what is told (finished videos, finished steps, steps).
+        What is told how far all is; the bars show when it is first told.
     """
     columns = (
         BarColumn(),
-        TextColumn("{task.description} {task.fields[video]} of {task.fields[videos]}"),
-        TextColumn("step {task.fields[step]}"),
+        TextColumn("{task.description}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    progress = Progress(*columns, console=notes)
+    # The time left follows the last minutes: videos are slow, and workers come and go.
+    display = Progress(*columns, console=notes, speed_estimate_period=600)
+    overall = display.add_task("", start=False, total=None, visible=False)
+    rows: dict[tuple[str, int], tuple[TaskID, str]] = {}  # by worker, with what it makes
 
-    def reporter(what: str, count: int) -> Callable[[int, int, int], None]:
-        task = progress.add_task(
-            what, start=False, total=None, video=1, videos=count, step=0, visible=False
+    def report(progress: JobProgress) -> None:
+        making = [each for each in progress.working if each.task != BEGIN]
+        shares = sum(min(1.0, each.step / max(1, each.steps)) for each in making)
+        failed = f", [red]{progress.failed} failed[/]" if progress.failed else ""
+        display.start_task(overall)
+        display.update(
+            overall,
+            visible=progress.videos > 1,
+            total=progress.videos,
+            completed=min(progress.videos, progress.finished + shares),
+            description=f"{progress.finished} of {progress.videos} videos{failed}",
         )
-
-        def report(number: int, done: int, steps: int) -> None:
-            progress.start_task(task)
-            progress.update(
-                task,
-                visible=True,
-                total=count * max(1, steps),
-                completed=number * steps + done,
-                video=number + 1,
-                step=f"{done} of {steps}",
+        names = {each.worker for each in progress.working}
+        for each in progress.working:
+            key = each.place, each.pid
+            row, task = rows.get(key, (None, ""))
+            if row is None:
+                row = display.add_task("")
+            elif task != each.task:
+                display.reset(row)
+            rows[key] = row, each.task
+            name = f"{each.worker}: " if len(names) > 1 else ""
+            label = f"{name}{each.task}" if progress.videos > 1 else ""
+            step = f"step {each.step} of {each.steps}" if each.steps else "begins"
+            display.update(
+                row,
+                total=each.steps or None,
+                completed=each.step,
+                description=escape(" ".join(filter(None, (label, step, each.state)))),
             )
+        working = {(each.place, each.pid) for each in progress.working}
+        for key in [key for key in rows if key not in working and progress.videos > 1]:
+            display.remove_task(rows.pop(key)[0])
 
-        return report
-
-    with progress:
-        yield [reporter(what, count) for what, count in videos.items()]
+    with display:
+        yield report
 
 
 def loading(options: PipelineOptions, *, threads: int | None = None) -> LoadedPipeline:
@@ -133,6 +131,11 @@ def loading(options: PipelineOptions, *, threads: int | None = None) -> LoadedPi
         torch.set_num_threads(threads)
     with notes.status(f"Loading {resolved.model}"):
         return load_pipeline(resolved)
+
+
+def load_for(workers: Workers, options: PipelineOptions) -> LoadedPipeline | PipelineOptions:
+    """A pipeline for this process; how to load it, where workers do."""
+    return loading(options) if workers.here else options
 
 
 def say_findings(stats: ActivationStats) -> None:

@@ -12,6 +12,7 @@ from stas.checks import DType, check_fps
 from stas.cli.options import (
     MEASURES,
     MODEL,
+    Batch,
     Device,
     DTypeName,
     Force,
@@ -22,18 +23,22 @@ from stas.cli.options import (
     OffloadName,
     OwnMeasures,
     PromptFile,
+    RayAddress,
     Resume,
     Revision,
     Seeds,
     Size,
     Steps,
     UsageError,
+    WorkerCount,
     call_arguments,
+    read_workers,
 )
-from stas.cli.say import LOADING, console, loading, notes, say_differences, say_time, video_bars
+from stas.cli.say import LOADING, bars, console, load_for, notes, say_differences, say_time
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.places import check_comparison_folder
 from stas.pipelines.prompts import read_prompts, samples_of
+from stas.workers.executors import HERE
 
 MOST_VIDEOS = 1_000  # that a study starts with unasked
 
@@ -90,6 +95,9 @@ def compare(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The folder of the comparison.")
     ] = Path("comparison"),
+    workers: WorkerCount = None,
+    ray: RayAddress = None,
+    batch: Batch = 1,
     resume: Resume = False,
     force: Force = False,
 ) -> None:
@@ -100,6 +108,7 @@ def compare(
     """
     if (prompt is None) == (prompts is None):
         raise UsageError("Give a prompt or --prompts FILE, and not both.")
+    shared = read_workers(workers, ray)
     samples = samples_of(read_prompts(prompt, prompts), seed)
     check_comparison_folder(output, resume=resume, force=force)
     if aesthetic_clip and aesthetic is None:
@@ -114,17 +123,19 @@ def compare(
     settings = [read_setting(text) for text in run or ("off", "on")]
     for source in measure or ():
         load_measure(source)  # a slip is told before the model is loaded
-    loaded = loading(
-        PipelineOptions(model=model, revision=revision, device=device, dtype=dtype, offload=offload)
+    loaded = load_for(
+        shared,
+        PipelineOptions(
+            model=model, revision=revision, device=device, dtype=dtype, offload=offload
+        ),
     )
     measures = Measures.load(
         encoders=encoder or (),
         own=measure or (),
         aesthetic=aesthetic,
         aesthetic_clip=aesthetic_clip,
-        device=loaded.options.device,
     )
-    with video_bars(video=len(samples) * len(settings)) as (report,):
+    with bars() as report:
         result = compare_settings(
             loaded,
             samples,
@@ -135,6 +146,8 @@ def compare(
             measures=measures,
             resume=resume,
             force=force,
+            workers=shared,
+            batch=batch,
             report=report,
         )
     say_differences(result)
@@ -170,6 +183,9 @@ def study(
     measure: OwnMeasures = None,
     device: Device = "auto",
     offload: OffloadName = "none",
+    workers: WorkerCount = None,
+    ray: RayAddress = None,
+    batch: Batch = 1,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", metavar="", help="Say how much it is, and make nothing."),
@@ -186,10 +202,13 @@ def study(
     """Run a grid of steering configs x prompts x seeds, and report each axis.
 
     The same command goes on where it was stopped, by Ctrl-C or a kill: no video is made twice.
-    The run directory gets a report.html, its tables as CSV and Markdown, and every video.
+    Started on several machines that share the run directory, it shares the work. The run directory
+    gets a report.html, its tables as CSV and Markdown, and every video.
     """
+    shared = read_workers(workers, ray)
     with notes.status(LOADING):
         from stas.measures.measure import load_measure
+        from stas.pipelines.model import LoadedPipeline
         from stas.studies.file import load_study
         from stas.studies.page import write_study_report
         from stas.studies.run import carry_out
@@ -216,31 +235,31 @@ def study(
         )
     for source in wanted.own_measures:
         load_measure(source)  # a slip is told before the model is loaded
-    loaded = loading(
-        PipelineOptions(
-            model=wanted.model,
-            revision=wanted.revision,
-            device=device,
-            dtype=wanted.dtype,
-            offload=offload,
-        )
+    options = PipelineOptions(
+        model=wanted.model,
+        revision=wanted.revision,
+        device=device,
+        dtype=wanted.dtype,
+        offload=offload,
     )
-    measures = load_measures(wanted, loaded.options.device)
-    calls = run.check(loaded)
+    # How long it takes is measured here, and workers load the pipeline themselves.
+    loaded = load_for(HERE if dry_run else shared, options)
+    measures = load_measures(wanted)
     notes.print(size + (f", {len(run.finished):,} of them finished." if run.finished else "."))
-    if run.left:
-        say_time(loaded, run, calls[0])
+    if isinstance(loaded, LoadedPipeline) and run.left:
+        say_time(loaded, run, run.check(loaded)[0])
     if dry_run:
         return
-    recorded = min(wanted.recorded, len(set(wanted.prompts)))
     try:
-        with video_bars(recorded=recorded, video=run.left) as (told, report):
-            carry_out(run, loaded, measures, report=report, recorded=told)
-    except BaseException:
+        with bars() as report:
+            carry_out(run, loaded, measures, workers=shared, batch=batch, report=report)
+    finally:
+        # After an error or Ctrl-C too: what is finished is worth its report.
         if run.finished:
-            notes.print(
-                f"{len(run.finished):,} of {run.videos:,} videos are finished and kept; the same "
-                "command goes on from there, and --report writes their report."
-            )
-        raise
-    console.print(escape(str(write_study_report(run))))
+            page = write_study_report(run)
+            if run.left:
+                notes.print(
+                    f"{len(run.finished):,} of {run.videos:,} videos are finished and kept; the "
+                    "same command goes on from there."
+                )
+            console.print(escape(str(page)))

@@ -167,6 +167,16 @@ class SteeringHandle(Handle):
             for name, each in self._steerings.items()
         }
 
+    def state(self, step: int, steps: int) -> str:
+        """What happens at a step, from 0: "detecting", "steered", "plain", at last "decoding"."""
+        if step >= steps:
+            return "decoding"
+        if not self.config.window.contains(step, steps):
+            return "plain"
+        if None in self.dims.values():
+            return "detecting"
+        return "steered" if any(self.dims.values()) else "plain"
+
     def summary(self) -> str:
         """What is steered, where, when, and where the dimensions come from, in a few lines."""
         config = self.config

@@ -142,6 +142,12 @@ class Measures:
             aesthetic=scorer,
         )
 
+    def on(self, device: str) -> Measures:
+        """The same with its encoders on a device."""
+        for encoder in [*self.encoders, *([self.aesthetic.encoder] if self.aesthetic else [])]:
+            encoder.model.to(device)
+        return self
+
     def of(self, frames: Frames, frame_map: FrameMap, prompt: str = "") -> VideoMetrics:
         """OwnMeasure one video.
 

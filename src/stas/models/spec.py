@@ -153,6 +153,8 @@ class LoadingSpec:
         tiled_vae: Whether the VAE decodes only with `enable_tiling`.
         chunked: Pipelines that decode the video part by part, so that no one FrameMap holds for
             all of it.
+        batched: Pipelines that make several prompts in one call as they make each alone. Others
+            refuse that, or make other videos of it.
         needs: What a pipeline needs beside a prompt, by its name, where its signature does not
             say so.
 
@@ -166,13 +168,14 @@ class LoadingSpec:
     float32: tuple[str, ...] = ()
     tiled_vae: bool = False
     chunked: tuple[str, ...] = ()
+    batched: tuple[str, ...] = ()
     needs: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _expect_type(self, int | float, "a number", "fps")
         _expect_type(self, int | None, "an integer or None", "frame_step")
         _expect_type(self, bool, "True or False", "causal", "tiled_vae")
-        _expect_names(self, "float32", "chunked")
+        _expect_names(self, "float32", "chunked", "batched")
         _expect_type(self, Mapping, "a mapping", "needs")
         if not 0 < self.fps < math.inf:
             raise ValueError(f"fps must be a finite number above 0, but got {self.fps}.")

@@ -129,7 +129,11 @@ MODELS: dict[str, ModelSpec] = {
                 "LucyEditPipeline",
             ),
             tokens=TokenSpec(stacks=("blocks",)),
-            loading=LoadingSpec(float32=("vae",), needs={"WanVideoToVideoPipeline": "video"}),
+            loading=LoadingSpec(
+                batched=("WanPipeline", "WanImageToVideoPipeline", "WanVideoToVideoPipeline"),
+                float32=("vae",),
+                needs={"WanVideoToVideoPipeline": "video"},
+            ),
             verified=("class", "pipeline", "caches", "compiled"),
             note="Wan2.1 and Wan2.2; both experts of Wan2.2 A14B share one schedule",
         ),
@@ -146,7 +150,12 @@ MODELS: dict[str, ModelSpec] = {
             transformer="WanAnimateTransformer3DModel",
             pipelines=("WanAnimatePipeline",),
             tokens=TokenSpec(stacks=("blocks",), lead_frames=1),
-            loading=LoadingSpec(float32=("vae",), fps=30, chunked=("WanAnimatePipeline",)),
+            loading=LoadingSpec(
+                batched=("WanAnimatePipeline",),
+                float32=("vae",),
+                fps=30,
+                chunked=("WanAnimatePipeline",),
+            ),
             verified=("class", "pipeline"),
             note="the reference image's frame is not steered; each segment is a loop",
         ),
@@ -164,7 +173,7 @@ MODELS: dict[str, ModelSpec] = {
             transformer="ChronoEditTransformer3DModel",
             pipelines=("ChronoEditPipeline",),
             tokens=TokenSpec(stacks=("blocks",)),
-            loading=LoadingSpec(float32=("vae", "image_encoder")),
+            loading=LoadingSpec(batched=("ChronoEditPipeline",), float32=("vae", "image_encoder")),
             verified=("class", "pipeline"),
             note="with temporal reasoning the frames get fewer within one loop",
         ),
@@ -190,6 +199,11 @@ MODELS: dict[str, ModelSpec] = {
                 },
             ),
             loading=LoadingSpec(
+                batched=(
+                    "SkyReelsV2Pipeline",
+                    "SkyReelsV2DiffusionForcingPipeline",
+                    "SkyReelsV2ImageToVideoPipeline",
+                ),
                 float32=("vae",),
                 fps=24,
                 # It decodes what it made behind the given video.
@@ -213,6 +227,7 @@ MODELS: dict[str, ModelSpec] = {
             pipelines=("AnyFlowPipeline",),
             tokens=TokenSpec(stacks=("blocks",), latents="BFCHW"),
             loop=LoopSpec(counts_early=("AnyFlowPipeline",), guidance="batched"),
+            loading=LoadingSpec(batched=("AnyFlowPipeline",)),
             verified=("class", "pipeline"),
         ),
         ModelSpec(
@@ -220,6 +235,7 @@ MODELS: dict[str, ModelSpec] = {
             pipelines=("AnyFlowFARPipeline",),
             tokens=TokenSpec(stacks=("blocks",), latents="BFCHW"),
             loop=LoopSpec(idle=_far_idle, counts_early=("AnyFlowFARPipeline",), guidance="batched"),
+            loading=LoadingSpec(batched=("AnyFlowFARPipeline",)),
             verified=("class", "pipeline"),
             note="each chunk is a loop with a first frame of its own; passes that fill the cache "
             "are left alone",
@@ -229,7 +245,9 @@ MODELS: dict[str, ModelSpec] = {
             pipelines=("SanaVideoPipeline", "SanaImageToVideoPipeline"),
             tokens=TokenSpec(stacks=("transformer_blocks",)),
             loop=LoopSpec(guidance="batched"),
-            loading=LoadingSpec(float32=("vae",)),
+            loading=LoadingSpec(
+                batched=("SanaVideoPipeline", "SanaImageToVideoPipeline"), float32=("vae",)
+            ),
             verified=("class", "pipeline"),
         ),
         ModelSpec(
@@ -251,6 +269,7 @@ MODELS: dict[str, ModelSpec] = {
             tokens=TokenSpec(stacks=("transformer_blocks",), video_output=0, latents="BFCHW"),
             loop=LoopSpec(guidance="batched"),
             loading=LoadingSpec(
+                batched=("CogVideoXPipeline",),
                 fps=8,
                 frame_step=8,  # an even number of latent frames decodes to 4 * n pixel frames
                 needs={
@@ -283,7 +302,7 @@ MODELS: dict[str, ModelSpec] = {
                     forward.config.get("image_condition_type") == "latent_concat"
                 ),
             ),
-            loading=LoadingSpec(fps=15),
+            loading=LoadingSpec(batched=("HunyuanVideoPipeline",), fps=15),
             verified=("class", "pipeline", "caches", "compiled"),
             note="with latent_concat the image's frame is dropped from the video and not steered",
         ),
@@ -312,7 +331,7 @@ MODELS: dict[str, ModelSpec] = {
             tokens=TokenSpec(
                 stacks=("transformer_blocks", "single_transformer_blocks"), video_output=0
             ),
-            loading=LoadingSpec(fps=24),
+            loading=LoadingSpec(batched=("MotifVideoPipeline",), fps=24),
             verified=("class", "pipeline"),
             note="the last num_decoder_layers blocks begin anew from the patches",
         ),
@@ -321,7 +340,7 @@ MODELS: dict[str, ModelSpec] = {
             pipelines=("MochiPipeline",),
             tokens=TokenSpec(stacks=("transformer_blocks",), video_output=0),
             loop=LoopSpec(guidance="batched"),
-            loading=LoadingSpec(fps=30),
+            loading=LoadingSpec(batched=("MochiPipeline",), fps=30),
             verified=("class", "pipeline", "caches", "compiled"),
         ),
         ModelSpec(
@@ -336,7 +355,9 @@ MODELS: dict[str, ModelSpec] = {
                 stacks=("transformer_blocks",), latents="packed", grid=_ltx_grid, place="tail"
             ),
             loop=LoopSpec(guidance="batched"),
-            loading=LoadingSpec(fps=24, needs={"LTXImageToVideoPipeline": "image"}),
+            loading=LoadingSpec(
+                batched=("LTXPipeline",), fps=24, needs={"LTXImageToVideoPipeline": "image"}
+            ),
             refusals={
                 "LTXI2VLongMultiPromptPipeline": "it tells the transformer no grid of tokens, and "
                 "adds tokens of other windows behind the video's."
@@ -361,7 +382,11 @@ MODELS: dict[str, ModelSpec] = {
             loop=LoopSpec(
                 guidance="batched", contexts={"uncond_stg": "other", "uncond_modality": "other"}
             ),
-            loading=LoadingSpec(fps=24, needs={"LTX2ImageToVideoPipeline": "image"}),
+            loading=LoadingSpec(
+                batched=("LTX2Pipeline", "LTX2ConditionPipeline"),
+                fps=24,
+                needs={"LTX2ImageToVideoPipeline": "image"},
+            ),
             refusals=dict.fromkeys(
                 ("LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline"),
                 "it runs the transformer on crops of the frames and tells it no grid of tokens.",
@@ -411,6 +436,7 @@ MODELS: dict[str, ModelSpec] = {
             ),
             tokens=TokenSpec(stacks=("transformer_blocks",)),
             loading=LoadingSpec(
+                batched=("CosmosTextToWorldPipeline", "Cosmos2TextToImagePipeline"),
                 chunked=("Cosmos2_5_TransferPipeline",),
                 needs={
                     "CosmosVideoToWorldPipeline": "image or video",
@@ -448,7 +474,7 @@ MODELS: dict[str, ModelSpec] = {
                 ),
                 width=("model_dim",),
             ),
-            loading=LoadingSpec(fps=24),
+            loading=LoadingSpec(batched=("Kandinsky5T2VPipeline",), fps=24),
             verified=("class", "pipeline", "caches"),
             note="dense and in tiles (NABLA); diffusers' FirstBlockCache fails on it by itself",
         ),

@@ -43,12 +43,14 @@ class Manifest:
         fps: Frames per second of the file.
         steering: The STASConfig as a dict, or None when nothing was steered.
         dims: For each transformer, the steered dimensions, their origin ("given", "profile" or
-            "detected"), that in words, and how many forwards were steered.
+            "detected"), that in words, how many forwards were steered, and where, in words.
         frames: Number of frames, their size, and the SHA-256 of their 8-bit pixels.
         versions: Of the packages, of Python and of the machine's kind; CPU threads.
         device: Where it ran.
         seconds: How long the pipeline's call took.
         created: Local time, ISO 8601.
+        batch: How many videos the call made and which of them this is, from 0: a batch's size
+            changes the last bits. None for one alone.
     """
 
     pipeline: Mapping[str, Any]
@@ -64,6 +66,7 @@ class Manifest:
     device: str
     seconds: float
     created: str
+    batch: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("pipeline", "model", "arguments", "frames", "versions"):
@@ -100,7 +103,7 @@ class Manifest:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
             found = data.pop("format", None) if isinstance(data, dict) else None
             expect(found == FORMAT, f'expected an object with "format": "{FORMAT}"')
-            unknown, missing = sorted(set(data) - names), sorted(names - set(data))
+            unknown, missing = sorted(set(data) - names), sorted(names - {"batch"} - set(data))
             expect(not unknown, f"unknown keys {', '.join(unknown)}")
             expect(not missing, f"missing keys {', '.join(missing)}")
             return cls(**data)
@@ -112,6 +115,14 @@ class Manifest:
         """Whether any forward was steered."""
         # One that does not say is older than the count.
         return any(entry.get("steered_forwards", 1) for entry in (self.dims or {}).values())
+
+    def dims_text(self) -> list[str]:
+        """What was steered where, in words, a line for each transformer."""
+        return [
+            f"{entry.get('where', name)}, dims {', '.join(map(str, entry['dims'])) or 'none'}: "
+            f"{entry.get('source', '')}"
+            for name, entry in (self.dims or {}).items()
+        ]
 
     def steering_config(self) -> STASConfig | None:
         """How to steer to get the same video: with the dimensions that a profile had then.
@@ -138,6 +149,7 @@ def dims_record(handle: SteeringHandle) -> dict[str, Any]:
             "origin": handle.origins[name],
             "source": handle.sources[name],
             "steered_forwards": handle.steered_forwards[name],
+            "where": handle.where[name],
         }
         for name, dims in handle.dims.items()
     }

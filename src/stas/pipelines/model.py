@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -232,6 +232,18 @@ are 9 and 13.
             with steer(self.pipeline, config) as handle:
                 yield handle
 
+    def check_batch(self, size: int) -> None:
+        """See that the pipeline makes so many videos in one call.
+
+        Raises:
+            ValueError: It refuses that, or makes other videos of it than of each prompt alone.
+        """
+        if size > 1 and self.name not in self.spec.loading.batched:
+            raise ValueError(
+                f"{self.name} can't make {size} videos in one call, or does not make them as it "
+                "makes each alone. Leave the batch out."
+            )
+
     def generate(
         self,
         arguments: Mapping[str, Any],
@@ -254,18 +266,61 @@ are 9 and 13.
             ValueError: The video has NaN or infinite pixels, or the pipeline returned none.
         """
         generator = torch.Generator("cpu").manual_seed(seed)
+        return to_frames(self._call({**arguments, "generator": generator}, report)[0])
+
+    def generate_batch(
+        self,
+        calls: Sequence[Mapping[str, Any]],
+        seeds: Sequence[int],
+        *,
+        report: Callable[[int, int], None] | None = None,
+    ) -> list[Frames]:
+        """Make several videos in one call; each as alone, but for the noise of floating point.
+
+        Args:
+            calls: What `arguments` returned for each; they differ in their prompts alone.
+            seeds: One each.
+            report: As of `generate`.
+
+        Returns:
+            For each, (T, H, W, 3), uint8. Of one call what `generate` returns, bit for bit.
+
+        Raises:
+            ValueError: What `check_batch` and `generate` refuse, or the pipeline returned another
+                number of videos.
+        """
+        if len(calls) == 1:
+            return [self.generate(calls[0], seeds[0], report=report)]
+        self.check_batch(len(calls))
+        videos = self._call(
+            {
+                **calls[0],
+                "prompt": [call["prompt"] for call in calls],
+                "generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            },
+            report,
+        )
+        if len(videos) != len(calls):
+            raise ValueError(
+                f"{self.name} returned {len(videos)} videos for {len(calls)} prompts. Leave the "
+                "batch out."
+            )
+        return [to_frames(video) for video in videos]
+
+    def _call(
+        self, arguments: Mapping[str, Any], report: Callable[[int, int], None] | None
+    ) -> Sequence[Any]:
         with progress_to(self.pipeline, report or (lambda done, total: None)):
-            result = self.pipeline(**arguments, generator=generator, output_type="np")
-        return to_frames(_first_video(result))
+            return _videos(self.pipeline(**arguments, output_type="np"))
 
 
-def _first_video(result: Any) -> Any:
-    """The first video of what a pipeline returned: (T, H, W, 3), one frame for an image."""
+def _videos(result: Any) -> Sequence[Any]:
+    """The videos of what a pipeline returned: each (T, H, W, 3), one frame for an image."""
     for name, axes in (("frames", 5), ("video", 5), ("images", 4)):
         found = getattr(result, name, None)
         if found is not None:
             found = np.asarray(found)
             if found.ndim < axes:  # Cosmos 3 returns its one video without a batch
                 found = found[None]
-            return found[0] if name != "images" else found[:1]
+            return list(found if name != "images" else found[:, None])
     raise ValueError(f"The pipeline returned no video but a {type(result).__name__}.")

@@ -45,6 +45,11 @@ class PipelineOptions:
     offload: Offload = "none"
     loras: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def wants_gpu(self) -> bool | None:
+        """Whether it is for an NVIDIA or AMD GPU; None where that depends on the machine."""
+        return None if self.device == "auto" else self.device.startswith("cuda")
+
     def resolved(self) -> PipelineOptions:
         """The same with device, dtype and paths decided for this machine, and all checked.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,141 @@ from typing import Any
 from stas.activations.massive import RecordedMassiveActivations, find_massive_activations
 from stas.activations.profiles import Profile
 from stas.activations.stats import ActivationStats
+from stas.files import identity, whole_file
 from stas.hooks.record import record
 from stas.method.config import Blocks
 from stas.models.registry import find_spec
+from stas.pipelines.job import PipelineJob, carry_out, is_out_of_memory
 from stas.pipelines.model import LoadedPipeline
+from stas.pipelines.options import PipelineOptions
+from stas.workers.executors import HERE, Workers
+from stas.workers.job import Report, TaskError, Tell
+from stas.workers.leases import Leases
 
 # Fields of a transformer's config that tell one size of a model from another.
 ARCHITECTURE = ("num_layers", "num_attention_heads", "attention_head_dim", "hidden_size", "dim")
 
 
+class RecordJob(PipelineJob):
+    """Recording as work for many processes: a task is a video, whose statistics are a file.
+
+    The files are merged in the order of the videos, each as soon as those before it are, so that
+    the statistics are the same whoever records what.
+
+    Args:
+        loaded: The pipeline; or how to load it, as other processes must.
+        prompts: One video each, with seeds `seed`, `seed` + 1, ...
+        arguments: Further arguments of the pipeline's call.
+        path: The file of the statistics.
+        seed: Of the first video.
+        resume: Go on with the file; else one that is there is replaced.
+        options: Of `stas.record`.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedPipeline | PipelineOptions,
+        prompts: Sequence[str],
+        arguments: Mapping[str, Any],
+        path: Path,
+        *,
+        seed: int,
+        resume: bool,
+        options: Mapping[str, Any],
+    ) -> None:
+        super().__init__(loaded)
+        self._prompts, self._arguments, self._path = prompts, arguments, path
+        self._seed, self._options = seed, dict(options)
+        self.folder = path.with_name(f".{path.name}.parts")
+        self.videos = len(prompts)
+        # The file to replace, which is not the one that another process has begun since.
+        self._old = None if resume else identity(path)
+        self._known: tuple[Any, int] = (None, 0)
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        return [f"{number:04d}" for number in range(len(self._prompts))]
+
+    def open(self) -> None:
+        super().open()
+        self._calls = [
+            self.loaded.arguments({**self._arguments, "prompt": prompt}) for prompt in self._prompts
+        ]
+        if self._options["map_dims"] is None:
+            profile = self.loaded.profile()
+            self._options["map_dims"] = () if profile is None else profile.dims
+        call = {k: v for k, v in sorted(self._calls[0].items()) if k != "prompt"}
+        self._options["metadata"] = {
+            "prompts": sha256("\n".join(self._prompts).encode()).hexdigest()[:16],
+            "seed": str(self._seed),
+            "arguments": str(call),
+            "videos": str(len(self._prompts)),
+            "revision": self.loaded.options.revision or "",
+        }
+        with record(self.loaded.pipeline, **self._options) as empty:
+            self._empty = empty.stats
+
+    def begin(self, tell: Tell) -> None:
+        """See that the files are of this recording.
+
+        Raises:
+            ValueError: They were recorded otherwise.
+        """
+        if self._old is not None and self._old == identity(self._path):
+            self._path.unlink()
+        for path in (self._path, *sorted(self.folder.glob("*.safetensors"))):
+            if path.exists():
+                _check_same(ActivationStats.load(path), self._empty, path)
+
+    def is_finished(self, task: str) -> bool:
+        return int(task) < self._merged() or self._part(int(task)).exists()
+
+    def make(self, task: str, tell: Tell) -> None:
+        number = int(task)
+        try:
+            # A video that is broken off must leave nothing behind, so each has its own.
+            with record(self.loaded.pipeline, **self._options) as recording:
+                self.loaded.generate(self._calls[number], self._seed + number, report=tell)
+        except Exception as error:
+            message = f"video {number} ({self._prompts[number]!r}) failed: {error}"
+            raise TaskError(message, again=is_out_of_memory(error)) from error
+        with whole_file(self._part(number), alone=True) as temporary:
+            recording.stats.save(temporary)
+        self.merge()
+
+    def merge(self) -> None:
+        """Put what is recorded into the file, as far as no video is missing."""
+        with Leases(self.folder, "").wait("merging"):
+            while self._part(number := self._merged()).exists():
+                part = self._part(number)
+                total = ActivationStats.load(part)
+                if number:
+                    total, one = ActivationStats.load(self._path), total
+                    total.merge(one)
+                total.metadata["finished"] = str(number + 1)
+                with whole_file(self._path, alone=True) as temporary:
+                    total.save(temporary)
+                part.unlink()
+
+    def finished_videos(self) -> int:
+        return self._merged() + len(list(self.folder.glob("*.safetensors")))
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"{number:04d}.safetensors"
+
+    def _merged(self) -> int:
+        """How many videos the file holds; it is read when it has changed."""
+        now = identity(self._path)
+        if now is None:
+            return 0
+        if self._known[0] != now:
+            found = ActivationStats.load(self._path).metadata.get("finished", "0")
+            self._known = now, int(found)
+        return self._known[1]
+
+
 def record_videos(
-    loaded: LoadedPipeline,
+    loaded: LoadedPipeline | PipelineOptions,
     prompts: Sequence[str],
     arguments: Mapping[str, Any],
     path: Path,
@@ -29,14 +154,16 @@ def record_videos(
     blocks: Blocks = "all",
     boundary: float = 0.08,
     map_blocks: Blocks | None = None,
-    map_dims: Sequence[int] = (),
+    map_dims: Sequence[int] | None = (),
     resume: bool = False,
-    report: Callable[[int, int, int], None] | None = None,
+    workers: Workers = HERE,
+    report: Report | None = None,
 ) -> ActivationStats:
-    """Record one video per prompt; after each, the file at `path` holds all that is finished.
+    """Record one video per prompt; after each, the file at `path` holds what is finished.
 
     Args:
-        loaded: A pipeline with one supported transformer.
+        loaded: A pipeline with one supported transformer; or how to load it, which several workers
+            need.
         prompts: One video each, with seeds `seed`, `seed` + 1, ...
         arguments: Further arguments of the pipeline's call.
         path: The file of the statistics.
@@ -44,68 +171,46 @@ def record_videos(
         blocks: See `stas.record`, like those that follow.
         boundary: r.
         map_blocks: Blocks of which maps are kept.
-        map_dims: Dimensions of the maps.
+        map_dims: Dimensions of the maps; None for those of the model's profile.
         resume: Go on with the file at `path`, which was recorded with the same of everything.
-        report: Called with (finished videos, finished steps, steps) as it goes on.
+        workers: How many processes record, and where: the statistics are the same.
+        report: Called with how far all is.
 
     Returns:
         The statistics of all videos.
 
     Raises:
+        TypeError: Several workers, and a pipeline that is loaded.
         ValueError: No prompts, or the file to go on with was recorded otherwise.
         OSError: The file can't be read or written.
+        stas.workers.executors.TasksFailedError: Some videos can't be made.
     """
     if not prompts:
         raise ValueError("There are no prompts to record.")
-    calls = [loaded.arguments({**arguments, "prompt": prompt}) for prompt in prompts]
-    metadata = {
-        "prompts": sha256("\n".join(prompts).encode()).hexdigest()[:16],
-        "seed": str(seed),
-        "arguments": str({k: v for k, v in sorted(calls[0].items()) if k != "prompt"}),
-        "videos": str(len(prompts)),
-        "revision": loaded.options.revision or "",
-    }
     options: dict[str, Any] = {
         "blocks": blocks,
         "boundary": boundary,
         "map_blocks": map_blocks,
         "map_dims": map_dims,
-        "metadata": metadata,
     }
-    with record(loaded.pipeline, **options) as empty:
-        total = empty.stats
-    finished = 0
-    if resume and path.exists():
-        total, finished = _resumed(ActivationStats.load(path), total, path)
-    for number in range(finished, len(prompts)):
-
-        def tell(done: int, steps: int, number: int = number) -> None:
-            if report is not None:
-                report(number, done, steps)
-
-        # A video that is broken off must leave nothing behind, so each has statistics of its own.
-        with record(loaded.pipeline, **options) as recording:
-            loaded.generate(calls[number], seed + number, report=tell)
-        total.merge(recording.stats)
-        total.metadata["finished"] = str(number + 1)
-        total.save(path)
-    return total
+    job = RecordJob(loaded, prompts, arguments, path, seed=seed, resume=resume, options=options)
+    carry_out(job, workers, report)
+    with suppress(OSError):  # others are at work in it
+        job.folder.rmdir()
+    return ActivationStats.load(path)
 
 
-def _resumed(
-    old: ActivationStats, empty: ActivationStats, path: Path
-) -> tuple[ActivationStats, int]:
-    """The statistics of an earlier run and how many videos they hold, if it is the same run."""
-    wanted, found = dict(empty.metadata), dict(old.metadata)
-    finished = int(found.pop("finished", "0"))
-    for name in sorted(set(wanted) | set(found)):
-        if wanted.get(name) != found.get(name):
+def _check_same(old: ActivationStats, wanted: ActivationStats, path: Path) -> None:
+    """See that statistics are of the same recording."""
+    asked, found = dict(wanted.metadata), dict(old.metadata)
+    found.pop("finished", None)
+    for name in sorted(set(asked) | set(found)):
+        if asked.get(name) != found.get(name):
             raise ValueError(
                 f"{path} can't be gone on with: its {name} is {found.get(name)}, but now it is "
-                f"{wanted.get(name)}. Record into another file."
+                f"{asked.get(name)}. Record into another file."
             )
-    old.merge(empty)  # refuses other blocks, boundary or maps
-    return old, finished
+    old.merge(wanted)  # refuses other blocks, boundary or maps
 
 
 def make_profile(

@@ -1,8 +1,10 @@
-"""One video of a prompt and a seed: making it, and its files."""
+"""Videos of prompts and seeds: making them, and the files of each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -10,7 +12,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from stas.files import remove_parts, whole_file
+from stas.files import whole_file
 from stas.hooks.steer import SteeringHandle
 from stas.measures.result import VideoMetrics
 from stas.media.pictures import strip
@@ -68,12 +70,10 @@ class VideoFiles:
         Raises:
             OSError: One can't be written.
         """
-        for path in self.paths:
-            remove_parts(path)
         with ExitStack() as stack:
             # What is opened last appears first.
             temporary = {
-                kind: stack.enter_context(whole_file(self.path(kind)))
+                kind: stack.enter_context(whole_file(self.path(kind), alone=True))
                 for kind in reversed(self.kinds)
             }
             write_mp4(temporary[VIDEO], frames, manifest.fps)
@@ -97,7 +97,7 @@ class VideoFiles:
                 return Finished(manifest)
             text = self.path(METRICS).read_text(encoding="utf-8")
             return Finished(manifest, VideoMetrics.from_json(text))
-        except (OSError, ValueError, IndexError):
+        except (OSError, ValueError, IndexError, EOFError):  # the last is PyAV's of a cut file
             return None
 
     def read_exact(self) -> Frames:
@@ -105,43 +105,67 @@ class VideoFiles:
         return read_video(self.path(EXACT))
 
 
-def make_sample(
+def write_all(
+    made: Sequence[tuple[VideoFiles, tuple[Frames, Manifest, VideoMetrics | None]]],
+) -> None:
+    """Write the files of several videos, side by side: encoding takes longer than a small model.
+
+    Raises:
+        OSError: One can't be written.
+    """
+    with ThreadPoolExecutor(min(len(made), os.cpu_count() or 1)) as pool:
+        writing = [pool.submit(files.write, *what) for files, what in made]
+        for each in writing:
+            each.result()
+
+
+def make_samples(
     loaded: LoadedPipeline,
-    sample: Sample,
-    arguments: Mapping[str, Any],
+    samples: Sequence[Sample],
+    calls: Sequence[Mapping[str, Any]],
     handle: SteeringHandle | None,
     *,
     fps: float | None = None,
     report: Callable[[int, int], None] | None = None,
-) -> tuple[Frames, Manifest]:
-    """Make one video.
+) -> list[tuple[Frames, Manifest]]:
+    """Make the videos of some samples in one call of the pipeline.
 
     Args:
         loaded: The pipeline.
-        sample: What to make.
-        arguments: What `LoadedPipeline.arguments` returned, the sample's prompt among them.
+        samples: What to make.
+        calls: For each what `LoadedPipeline.arguments` returned, its prompt among them.
         handle: What steers the pipeline, None for nothing.
-        fps: Of the file; the model's own by default.
+        fps: Of the files; the model's own by default.
         report: Called with (finished steps, all steps) as denoising goes on.
 
     Returns:
-        The frames (T, H, W, 3), uint8, and their manifest.
+        For each its frames (T, H, W, 3), uint8, and their manifest.
     """
     started = monotonic()
-    frames = loaded.generate(arguments, sample.seed, report=report)
-    seconds = monotonic() - started
-    return frames, Manifest(
-        pipeline=asdict(loaded.options),
-        model=model_record(loaded.pipeline, loaded.options.revision),
-        arguments=arguments,
-        prompt_file=sample.prompt_file,
-        seed=sample.seed,
-        fps=loaded.fps if fps is None else fps,
-        steering=None if handle is None else handle.config.to_dict(),
-        dims=None if handle is None else dims_record(handle),
-        frames=frames_record(frames),
-        versions=versions_record(),
-        device=device_name(loaded.options.device),
-        seconds=round(seconds, 2),
-        created=datetime.now().astimezone().isoformat(timespec="seconds"),
-    )
+    videos = loaded.generate_batch(calls, [sample.seed for sample in samples], report=report)
+    seconds = (monotonic() - started) / len(samples)
+    of_all: dict[str, Any] = {
+        "pipeline": asdict(loaded.options),
+        "model": model_record(loaded.pipeline, loaded.options.revision),
+        "fps": loaded.fps if fps is None else fps,
+        "steering": None if handle is None else handle.config.to_dict(),
+        "dims": None if handle is None else dims_record(handle),
+        "versions": versions_record(),
+        "device": device_name(loaded.options.device),
+        "seconds": round(seconds, 2),
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+    return [
+        (
+            frames,
+            Manifest(
+                arguments=call,
+                prompt_file=sample.prompt_file,
+                seed=sample.seed,
+                frames=frames_record(frames),
+                batch={"size": len(samples), "index": index} if len(samples) > 1 else None,
+                **of_all,
+            ),
+        )
+        for index, (sample, call, frames) in enumerate(zip(samples, calls, videos, strict=True))
+    ]

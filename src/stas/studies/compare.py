@@ -13,21 +13,26 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from stas.checks import check_fps
-from stas.files import whole_file
+from stas.files import identity, whole_file
 from stas.measures.measure import NAMES, Measures
 from stas.measures.result import VideoMetrics
 from stas.media.pictures import side_by_side, strips
 from stas.media.video import write_mp4
 from stas.method.config import STASConfig
 from stas.method.presets import INTERVENTIONS, preset
-from stas.pipelines.load import load_pipeline
+from stas.pipelines.job import options_of
+from stas.pipelines.manifest import Manifest
 from stas.pipelines.model import LoadedPipeline
+from stas.pipelines.options import PipelineOptions
 from stas.pipelines.places import check_comparison_folder
 from stas.pipelines.prompts import Prompt, Sample, samples_of
 from stas.pipelines.sample import EXACT, MANIFEST, METRICS, VIDEO, VideoFiles
 from stas.studies.differences import Difference, all_names, difference
 from stas.studies.plan import OFF, Setting
-from stas.studies.run import Report, Run, carry_out
+from stas.studies.run import Run, carry_out
+from stas.workers.executors import HERE, Workers
+from stas.workers.job import Report
+from stas.workers.leases import Leases
 
 ON = "on"
 
@@ -38,18 +43,14 @@ class Comparison(Run):
 
     Args:
         model: Id or folder of the model.
-        device: Where it runs.
         measures: What is measured.
-        call: Arguments of the pipeline's calls, without the prompt.
-        where: By setting and transformer, which of its blocks are steered, in words.
+        replaced: The record of a comparison in whose place this one is made.
     """
 
     noun: ClassVar[str] = "comparison"
     model: str = field(kw_only=True)
-    device: str = field(kw_only=True)
     measures: Measures = field(kw_only=True)
-    call: Mapping[str, Any] = field(default_factory=dict)
-    where: dict[str, dict[str, str]] = field(default_factory=dict)
+    replaced: tuple[int, int, int] | None = None
 
     def plan(self) -> dict[str, Any]:
         return {
@@ -72,13 +73,9 @@ class Comparison(Run):
         # `Path.with_suffix` would cut a name with a dot.
         return self.folder / f"{sample.name}.mp4", self.folder / f"{sample.name}.png"
 
-    def check(self, loaded: LoadedPipeline) -> list[dict[str, Any]]:
-        calls = super().check(loaded)
-        self.call = {key: value for key, value in calls[0].items() if key != "prompt"}
-        for setting in self.settings:
-            with loaded.steered(setting.steering()) as handle:
-                self.where[setting.name] = {} if handle is None else handle.where
-        return calls
+    def is_finished(self, samples: Sequence[Sample]) -> bool:
+        shown = [path for sample in samples for path in self.shown(sample)]
+        return all(path.is_file() for path in shown) and super().is_finished(samples)
 
     def sample_made(self, sample: Sample) -> None:
         """Put the videos of a sample side by side."""
@@ -89,8 +86,11 @@ class Comparison(Run):
             setting.name: self.files(number, sample).read_exact()
             for number, setting in enumerate(self.settings)
         }
-        fps = self.finished[sample.name, self.settings[0].name].manifest.fps
-        with whole_file(picture) as strip_file, whole_file(video) as video_file:
+        fps = Manifest.load(self.files(0, sample).path(MANIFEST)).fps
+        with (
+            whole_file(picture, alone=True) as strip_file,
+            whole_file(video, alone=True) as video_file,
+        ):
             write_mp4(video_file, side_by_side(frames), fps)
             strips(frames).save(strip_file)
 
@@ -100,14 +100,32 @@ class Comparison(Run):
         assert found is not None  # one without is not finished
         return found
 
-    def forget(self) -> None:
-        """Have all made anew; what else lies in the folder stays."""
-        self.record.unlink(missing_ok=True)
+    def replace(self) -> None:
+        """Have all made anew, once it is known that it can be; what else is there stays.
+
+        Raises:
+            RuntimeError: Another process works in it.
+        """
+        if working := Leases(self.folder, "").working():
+            raise RuntimeError(
+                f"{working[0].worker} is at work in {str(self.folder)!r}: wait for it, or give "
+                "another -o."
+            )
+        self.beside_others, self.replaced = True, identity(self.record)
+
+    def begin(self, options: PipelineOptions) -> None:
+        # Not the one that another process of this comparison has begun since.
+        if self.replaced is not None and self.replaced == identity(self.record):
+            self._forget()
+        super().begin(options)
+
+    def _forget(self) -> None:
         for sample in self.samples:
             for path in self.shown(sample):
                 path.unlink(missing_ok=True)
             for number, _ in enumerate(self.settings):
                 self.files(number, sample).path(MANIFEST).unlink(missing_ok=True)
+        self.record.unlink()  # last: with it, what is left counts
 
     @property
     def missing(self) -> list[str]:
@@ -128,12 +146,7 @@ class Comparison(Run):
         made = [key for key in self.finished if key[1] == setting.name]
         if setting.config is None or not made:
             return "nothing"
-        dims = self.finished[made[-1]].manifest.dims or {}
-        return "\n".join(
-            f"{self.where[setting.name][name]}, dims "
-            f"{', '.join(map(str, entry['dims'])) or 'none'}: {entry['source']}"
-            for name, entry in dims.items()
-        )
+        return "\n".join(self.finished[made[-1]].manifest.dims_text())
 
     def differences(self) -> list[Difference]:
         """The table: each measure of each setting against the first one, over the whole pairs."""
@@ -189,7 +202,7 @@ def read_setting(text: str) -> Setting:
 
 
 def compare(
-    pipeline: LoadedPipeline | str | Any,
+    pipeline: LoadedPipeline | PipelineOptions | str | Any,
     prompts: str | Sequence[str] | Sequence[Sample],
     folder: str | os.PathLike[str] = "comparison",
     *,
@@ -200,6 +213,8 @@ def compare(
     measures: Measures | None = None,
     resume: bool = False,
     force: bool = False,
+    workers: Workers = HERE,
+    batch: int = 1,
     report: Report | None = None,
 ) -> Comparison:
     """Make the same videos with steering off and on, measure, and show what differs.
@@ -212,7 +227,8 @@ def compare(
     Ctrl-C keeps the finished videos and writes tables and report of the samples that are whole.
 
     Args:
-        pipeline: What `stas.load_pipeline` returned, a diffusers pipeline, or a model's name.
+        pipeline: What `stas.load_pipeline` returned, a diffusers pipeline, a model's name, or its
+            PipelineOptions; several workers need one of the last two.
         prompts: One prompt or several; or samples, with names that differ.
         folder: Where all goes; made if it isn't there.
         settings: Two or more of different names; the first is what the others are compared with.
@@ -223,7 +239,9 @@ def compare(
         measures: What is measured; by default all that needs no weights.
         resume: Go on with a comparison that was stopped: no video is made twice.
         force: Replace what is in the folder.
-        report: Called with (videos made now, finished steps, steps) as it goes on.
+        workers: How many processes make it, and where.
+        batch: How many samples are made in one call of the pipeline.
+        report: Called with how far all is.
 
     Returns:
         What was made and measured.
@@ -241,9 +259,12 @@ def compare(
         >>> [row.words for row in found.differences()][0]
         'too few pairs to tell'
     """
-    if isinstance(pipeline, str):
-        pipeline = load_pipeline(pipeline)
-    loaded = pipeline if isinstance(pipeline, LoadedPipeline) else LoadedPipeline(pipeline)
+    loaded: LoadedPipeline | PipelineOptions
+    if isinstance(pipeline, str | PipelineOptions):
+        given = PipelineOptions(model=pipeline) if isinstance(pipeline, str) else pipeline
+        loaded = given.resolved()
+    else:
+        loaded = pipeline if isinstance(pipeline, LoadedPipeline) else LoadedPipeline(pipeline)
     if fps is not None:
         check_fps(fps)
     chosen = [_setting(each) for each in settings]
@@ -267,18 +288,16 @@ def compare(
         arguments=dict(arguments or {}),
         measured=measures.names,
         fps=fps,
-        model=loaded.options.model,
-        device=loaded.options.device,
+        model=options_of(loaded).model,
         measures=measures,
     )
     check_comparison_folder(run.folder, resume=resume, force=force)
-    run.check(loaded)
     if force:
-        run.beside_others = True
-        run.forget()
-    run.read()
+        run.replace()
+    else:
+        run.read()
     try:
-        carry_out(run, loaded, measures, report=report)
+        carry_out(run, loaded, measures, workers=workers, batch=batch, report=report)
     finally:
         # After an error or Ctrl-C too: what is whole is worth its tables.
         if run.whole_samples():

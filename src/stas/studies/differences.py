@@ -89,8 +89,8 @@ def paired_difference(
     draws = torch.randint(
         len(difference), (DRAWS, len(difference)), generator=torch.Generator().manual_seed(0)
     )
-    tail = _tail(len(difference))
-    ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
+    share = tail(len(difference))
+    ends = torch.tensor([share, 1 - share], dtype=torch.float64)
     low, high = difference[draws].mean(1).quantile(ends).tolist()
     if low <= 0 <= high:
         said = NO_DIFFERENCE
@@ -101,7 +101,7 @@ def paired_difference(
     return PairedDifference(difference.mean().item(), low, high, len(difference), said)
 
 
-def _tail(pairs: int) -> float:
+def tail(pairs: int) -> float:
     """The percentile that gives the mean of so few numbers an interval of 95 %.
 
     As wide as Student's t asks for, and for the bootstrap's own factor sqrt((n - 1) / n).

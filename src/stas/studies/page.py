@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,9 +38,11 @@ from stas.studies.tables import (
     study_values,
     write_table,
 )
+from stas.workers.leases import Leases
 
 if TYPE_CHECKING:
     from stas.studies.compare import Comparison
+    from stas.studies.run import Run
     from stas.studies.study import StudyRun
 
 MOST_SHOWN = 24  # samples: each brings its video into the file
@@ -68,7 +71,7 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
         **values: What it shows.
     """
     text = _templates().get_template(template).render(values)
-    with whole_file(path) as temporary:
+    with whole_file(path, alone=True) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
 
@@ -76,6 +79,15 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
 def inside(path: Path) -> str:
     """A file as a data URI."""
     return f"data:{TYPES[path.suffix]};base64,{b64encode(path.read_bytes()).decode()}"
+
+
+@contextmanager
+def reporting(run: Run) -> Iterator[None]:
+    """Be the one process that writes the report of a run, since all of its processes will."""
+    leases = Leases(run.folder, "")
+    with leases.wait("report"):
+        yield
+    leases.clear()
 
 
 def write_report(run: Comparison) -> Path:
@@ -87,13 +99,19 @@ def write_report(run: Comparison) -> Path:
     Returns:
         The page: videos and pictures are inside it, so it can be sent on alone.
     """
-    with whole_file(run.folder / "curves.png") as temporary:
+    with reporting(run):
+        return _write_report(run)
+
+
+def _write_report(run: Comparison) -> Path:
+    with whole_file(run.folder / "curves.png", alone=True) as temporary:
         draw_curves(run).savefig(temporary)
     write_table(run.folder / "curves.csv", curve_rows(run))
     write_table(run.folder / "values.csv", comparison_values(run))
     rows, whole = run.differences(), run.whole_samples()
     write_table(run.folder / "differences.csv", comparison_differences(run, rows))
     base = run.settings[0].name
+    made = run.finished[whole[0].name, base].manifest
     return write_page(
         run.folder / "report.html",
         "comparison.html",
@@ -102,7 +120,7 @@ def write_report(run: Comparison) -> Path:
         whole=whole,
         base=base,
         rows=rows,
-        fps=run.finished[whole[0].name, base].manifest.fps,
+        made=made,
         how_to_read=how_to_read(unit_of_pairs(whole), rows),
         most_shown=MOST_SHOWN,
         config_text=_config_text,
@@ -124,16 +142,21 @@ def write_study_report(run: StudyRun) -> Path:
     """
     if not run.finished:
         raise ValueError(f"No video of the study in {str(run.folder)!r} is finished.")
+    with reporting(run):
+        return _write_study_report(run)
+
+
+def _write_study_report(run: StudyRun) -> Path:
     tables = [axis_table(run, axis) for axis in run.study.axes]
     write_table(run.folder / "values.csv", study_values(run))
     write_table(run.folder / "differences.csv", study_differences(tables))
-    with whole_file(run.folder / "tables.md") as temporary:
+    with whole_file(run.folder / "tables.md", alone=True) as temporary:
         temporary.write_text("\n".join(markdown(run, tables)), encoding="utf-8")
     for table in tables:
-        with whole_file(run.folder / f"{table.axis}.png") as temporary:
+        with whole_file(run.folder / f"{table.axis}.png", alone=True) as temporary:
             draw_axis(table).savefig(temporary)
         if (picture := frames_over(run, table.axis)) is not None:
-            with whole_file(run.folder / f"{table.axis}-frames.png") as temporary:
+            with whole_file(run.folder / f"{table.axis}-frames.png", alone=True) as temporary:
                 picture.save(temporary)
     return write_page(
         run.folder / "report.html",

@@ -1,8 +1,8 @@
 """A run: samples under settings in a folder, which can be stopped and gone on with.
 
 A run's state is its files. A video is finished when its manifest is there, which appears last,
-beside files that can be read; all else is made again. All settings of one sample are made before
-the next sample, so that a run that was stopped has whole pairs.
+beside files that can be read; all else is made again. All settings of one sample are made by one
+process before its next sample, so that pairs are whole and both halves of one machine.
 """
 
 from __future__ import annotations
@@ -10,29 +10,30 @@ from __future__ import annotations
 import inspect
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar
 
-from filelock import FileLock, Timeout
+import torch
 
 from stas.checks import expect
 from stas.files import whole_file
 from stas.measures.measure import Measures
+from stas.pipelines.job import PipelineJob, is_out_of_memory
+from stas.pipelines.job import carry_out as carry_out_job
 from stas.pipelines.manifest import package_versions
 from stas.pipelines.model import LoadedPipeline
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.prompts import Sample
-from stas.pipelines.sample import Finished, VideoFiles, make_sample
+from stas.pipelines.sample import MANIFEST, Finished, VideoFiles, make_samples, write_all
 from stas.studies.plan import Setting
+from stas.workers.executors import HERE, Workers
+from stas.workers.job import Report, TaskError, Tell
 
-LOCK = ".lock"
 PROBES = (2, 4)  # denoising steps of the two videos that tell how long all will take
-
-Report = Callable[[int, int, int], None]  # of finished videos, finished steps, steps
 
 
 @dataclass
@@ -75,11 +76,27 @@ class Run(ABC):
     def files(self, number: int, sample: Sample) -> VideoFiles:
         """The files of a sample under the setting of that number."""
 
-    def find_dims(self, loaded: LoadedPipeline, report: Report | None = None) -> None:  # noqa: B027
+    def find_dims(self, loaded: LoadedPipeline, tell: Tell) -> None:  # noqa: B027
         """Put dimensions in place of their classes; most runs have none."""
 
     def sample_made(self, sample: Sample) -> None:  # noqa: B027
         """Write what a sample has beside its videos, which are all finished; some have nothing."""
+
+    def is_finished(self, samples: Sequence[Sample]) -> bool:
+        """Whether samples have all their files, under all settings."""
+        return all(
+            self.files(number, sample).read() is not None
+            for number, _ in enumerate(self.settings)
+            for sample in samples
+        )
+
+    def count_finished(self) -> int:
+        """How many videos are finished, by a quick look: their files are not read."""
+        return sum(
+            self.files(number, sample).path(MANIFEST).exists()
+            for number, _ in enumerate(self.settings)
+            for sample in self.samples
+        )
 
     @property
     def videos(self) -> int:
@@ -151,84 +168,83 @@ class Run(ABC):
                 pass
         return calls
 
-    @contextmanager
-    def claim(self, options: PipelineOptions) -> Iterator[None]:
-        """Make the folder this process's own while it works there.
+    def begin(self, options: PipelineOptions) -> None:
+        """Make the folder ready, or see that it is; by one process at a time.
 
         Args:
             options: What the pipeline was loaded with, resolved.
 
         Raises:
-            RuntimeError: Another process works in it.
             ValueError: What is finished was made with another type of device, dtype, versions or
                 measures: pairs of both would differ by that and not by steering.
             OSError: The folder can't be written to.
         """
+        self._check_folder()  # another process may have come first
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RuntimeError(
-                f"Another process runs the {self.noun} in {str(self.folder)!r}. Wait for it, or "
-                "give another -o."
-            ) from None
-        try:
-            self._check_folder()  # another process may have come first
-            self._keep_record(options)
-            for number, _ in enumerate(self.settings):
-                self.files(number, self.samples[0]).stem.parent.mkdir(parents=True, exist_ok=True)
-            # Of a process that was killed.
-            for path in [*self.folder.glob(".*-*"), *self.folder.glob("*/.*-*")]:
-                if path.is_file():
-                    path.unlink()
-            self.read()
-            yield
-        finally:
-            lock.release()
+        self._keep_record(options)
+        # The order of additions, so the last bits, are the same for all that go on with the run.
+        if options.device == "cpu" and (threads := self._load_record().get("threads")):
+            torch.set_num_threads(threads)
+        for number, _ in enumerate(self.settings):
+            self.files(number, self.samples[0]).stem.parent.mkdir(parents=True, exist_ok=True)
+        self.read()
 
     def make(
         self,
         loaded: LoadedPipeline,
         calls: Sequence[Mapping[str, Any]],
         measures: Measures,
-        report: Report | None = None,
+        samples: Sequence[Sample],
+        tell: Tell,
     ) -> None:
-        """Make every video that is not finished, all settings of one sample before the next sample.
+        """Make what some samples lack, in one call of the pipeline for each setting.
 
         Args:
             loaded: The pipeline.
-            calls: What `check` returned.
+            calls: Its arguments for each of the samples.
             measures: What is measured.
-            report: Called with (videos made now, finished steps, steps) as it goes on.
+            samples: One; or several, all of whose videos of a setting are made where one is
+                missing, since a batch's size changes the last bits of its videos.
+            tell: Told the steps of each video.
 
         Raises:
             OSError: A file can't be written; what is finished is kept.
-            RuntimeError: A video or its measures failed; the message says which.
+            TaskError: A video or its measures failed; the message says which.
         """
-        made, frame_map = 0, loaded.frame_map
-        for sample, call in zip(self.samples, calls, strict=True):
-            for number, setting in enumerate(self.settings):
-                if (sample.name, setting.name) in self.finished:
-                    continue
+        frame_map = loaded.frame_map
+        for number, setting in enumerate(self.settings):
+            files = [self.files(number, sample) for sample in samples]
+            missing = [each.read() is None for each in files]
+            if not any(missing):
+                continue
 
-                def tell(done: int, steps: int, made: int = made) -> None:
-                    if report is not None:
-                        report(made, done, steps)
+            try:
+                with loaded.steered(setting.steering()) as handle:
 
-                try:
-                    with loaded.steered(setting.steering()) as handle:
-                        frames, manifest = make_sample(
-                            loaded, sample, call, handle, fps=self.fps, report=tell
-                        )
-                    metrics = measures.of(frames, frame_map, sample.prompt)
-                except Exception as error:
-                    raise RuntimeError(
-                        f"{setting.name} of {sample.name} ({sample.prompt!r}) failed: {error}"
-                    ) from error
-                self.files(number, sample).write(frames, manifest, metrics)
-                self.finished[sample.name, setting.name] = Finished(manifest, metrics)
-                made += 1
+                    def report(
+                        step: int, steps: int, name: str = setting.name, handle: Any = handle
+                    ) -> None:
+                        state = "" if handle is None else f" {handle.state(step, steps)}"
+                        tell(step, steps, f"{name}{state}")
+
+                    made = make_samples(loaded, samples, calls, handle, fps=self.fps, report=report)
+                metrics = [
+                    measures.of(frames, frame_map, sample.prompt) if lacks else None
+                    for (frames, _), sample, lacks in zip(made, samples, missing, strict=True)
+                ]
+            except Exception as error:
+                of = ", ".join(f"{sample.name} ({sample.prompt!r})" for sample in samples)
+                raise TaskError(
+                    f"{setting.name} of {of} failed: {error}", again=is_out_of_memory(error)
+                ) from error
+            write_all(
+                [
+                    (each, (frames, manifest, found))
+                    for each, (frames, manifest), found in zip(files, made, metrics, strict=True)
+                    if found is not None
+                ]
+            )
+        for sample in samples:
             self.sample_made(sample)
 
     def _check_folder(self) -> None:
@@ -277,35 +293,97 @@ class Run(ABC):
                     "as before, or give another -o."
                 )
             return
-        data = {"format": self._format, self.noun: self.plan(), "made_with": made_with}
-        with whole_file(self.record) as temporary:
+        data = {
+            "format": self._format,
+            self.noun: self.plan(),
+            "made_with": made_with,
+            "threads": torch.get_num_threads(),
+        }
+        with whole_file(self.record, alone=True) as temporary:
             temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
 def carry_out(
     run: Run,
-    loaded: LoadedPipeline,
+    loaded: LoadedPipeline | PipelineOptions,
     measures: Measures,
     *,
+    workers: Workers = HERE,
+    batch: int = 1,
     report: Report | None = None,
-    recorded: Report | None = None,
 ) -> None:
-    """Do what is left of a run that was read: check, claim its folder, find dimensions, make.
+    """Do what is left of a run that was read: check, find dimensions, make.
+
+    The same run may be carried out in its folder by other processes at the same time, on any
+    machines that see it: they share the samples.
+
+    Args:
+        run: The run; afterwards it knows all that is finished, by whomever.
+        loaded: Its pipeline; or how to load it, which several workers need.
+        measures: What is measured.
+        workers: How many processes, and where.
+        batch: How many samples are made in one call of the pipeline.
+        report: Called with how far all is.
+
+    Raises:
+        What `Run.check`, `Run.begin`, `Run.find_dims` and `stas.pipelines.job.carry_out` raise.
+    """
+    try:
+        carry_out_job(RunJob(run, loaded, measures, batch), workers, report)
+    except BaseException:
+        with suppress(ValueError):  # of another run's folder, which is what is told
+            run.read()
+        raise
+    run.read()
+
+
+class RunJob(PipelineJob):
+    """A run as work for many processes: a task is a sample, or as many as are made in one call.
 
     Args:
         run: The run.
-        loaded: Its pipeline.
+        loaded: Its pipeline; or how to load it, as other processes must.
         measures: What is measured.
-        report: Called with (videos made now, finished steps, steps) as videos are made.
-        recorded: The same as videos are recorded to find classes of dimensions.
-
-    Raises:
-        What `Run.check`, `Run.claim`, `Run.find_dims` and `Run.make` raise.
+        batch: How many samples are made in one call.
     """
-    calls = run.check(loaded)
-    with run.claim(loaded.options):
-        run.find_dims(loaded, recorded)
-        run.make(loaded, calls, measures, report)
+
+    def __init__(
+        self,
+        run: Run,
+        loaded: LoadedPipeline | PipelineOptions,
+        measures: Measures,
+        batch: int = 1,
+    ) -> None:
+        super().__init__(loaded, batch)
+        self.folder, self.videos = run.folder, run.videos
+        self._run, self._measures = run, measures
+        groups = [run.samples[i : i + batch] for i in range(0, len(run.samples), batch)]
+        self._groups = {group[0].name: list(group) for group in groups}
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        return list(self._groups)
+
+    def open(self) -> None:
+        super().open()
+        self._measures.on(self.loaded.options.device)
+        names = [sample.name for sample in self._run.samples]
+        self._calls = dict(zip(names, self._run.check(self.loaded), strict=True))
+
+    def begin(self, tell: Tell) -> None:
+        self._run.begin(self.loaded.options)
+        self._run.find_dims(self.loaded, tell)
+
+    def is_finished(self, task: str) -> bool:
+        return self._run.is_finished(self._groups[task])
+
+    def make(self, task: str, tell: Tell) -> None:
+        samples = self._groups[task]
+        calls = [self._calls[sample.name] for sample in samples]
+        self._run.make(self.loaded, calls, self._measures, samples, tell)
+
+    def finished_videos(self) -> int:
+        return self._run.count_finished()
 
 
 def seconds_per_video(loaded: LoadedPipeline, call: Mapping[str, Any], seed: int) -> float:

@@ -12,14 +12,16 @@ from typing import Any, ClassVar
 from stas.activations.massive import find_massive_activations
 from stas.activations.stats import ActivationStats
 from stas.measures.measure import Measures, available_names
-from stas.pipelines.load import load_pipeline
 from stas.pipelines.model import LoadedPipeline
+from stas.pipelines.options import PipelineOptions
 from stas.pipelines.prompts import Sample
 from stas.pipelines.recorder import record_videos
 from stas.pipelines.sample import MANIFEST, METRICS, STRIP, VIDEO, VideoFiles
 from stas.studies.file import load_study
 from stas.studies.plan import Study, folder_name, with_dims
-from stas.studies.run import Report, Run, carry_out
+from stas.studies.run import Run, carry_out
+from stas.workers.executors import HERE, Workers
+from stas.workers.job import Progress, Report, Tell
 
 ACTIVATIONS = "activations.safetensors"
 
@@ -50,7 +52,7 @@ class StudyRun(Run):
                 self._replace_classes(stats)
         super().read()
 
-    def find_dims(self, loaded: LoadedPipeline, report: Report | None = None) -> None:
+    def find_dims(self, loaded: LoadedPipeline, tell: Tell) -> None:
         """Put dimensions in place of their classes, by recording videos of the first prompts.
 
         Raises:
@@ -59,6 +61,11 @@ class StudyRun(Run):
         """
         if not self._classes():
             return
+
+        def report(progress: Progress) -> None:
+            step, steps = next(((each.step, each.steps) for each in progress.working), (0, 1))
+            tell(progress.finished * steps + step, progress.videos * steps)
+
         path = self.folder / ACTIVATIONS
         stats = record_videos(
             loaded,
@@ -123,15 +130,14 @@ def open_study(study: Study, folder: str | os.PathLike[str] | None = None) -> St
     return run
 
 
-def load_measures(study: Study, device: str) -> Measures:
-    """What a study measures."""
+def load_measures(study: Study) -> Measures:
+    """What a study measures, its encoders on the CPU."""
     return Measures.load(
         study.measures,
         encoders=study.encoders,
         own=study.own_measures,
         aesthetic=study.aesthetic,
         aesthetic_clip=study.aesthetic_clip,
-        device=device,
     )
 
 
@@ -141,6 +147,8 @@ def run_study(
     *,
     pipeline: LoadedPipeline | None = None,
     options: Mapping[str, Any] | None = None,
+    workers: Workers = HERE,
+    batch: int = 1,
     report: Report | None = None,
 ) -> StudyRun:
     """Run a study, or go on with it, and write its report: `stas study` as a call.
@@ -154,7 +162,9 @@ def run_study(
         folder: The run directory; runs/NAME by default.
         pipeline: What `stas.load_pipeline` returned, when the study's model is loaded already.
         options: Otherwise further options to load it with, such as device and offload.
-        report: Called with (videos made now, finished steps, steps) as it goes on.
+        workers: How many processes make it, and where.
+        batch: How many samples are made in one call of the pipeline.
+        report: Called with how far all is.
 
     Returns:
         The run with what is finished.
@@ -162,7 +172,7 @@ def run_study(
     Raises:
         FileNotFoundError, FileExistsError, ValueError: What `load_study`, `open_study` or the
             pipeline refuses; before the first video.
-        RuntimeError: Another process runs it, or a video failed; what is finished is kept.
+        stas.workers.executors.TasksFailedError: Some samples failed; the others are finished.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -178,9 +188,13 @@ def run_study(
 
     wanted = study if isinstance(study, Study) else load_study(study)
     run = open_study(wanted, folder)
-    loaded = pipeline or load_pipeline(
-        wanted.model, revision=wanted.revision, dtype=wanted.dtype, **(options or {})
+    loaded: LoadedPipeline | PipelineOptions = pipeline or PipelineOptions(
+        model=wanted.model, revision=wanted.revision, dtype=wanted.dtype, **(options or {})
     )
-    carry_out(run, loaded, load_measures(wanted, loaded.options.device), report=report)
-    write_study_report(run)
+    try:
+        carry_out(run, loaded, load_measures(wanted), workers=workers, batch=batch, report=report)
+    finally:
+        # After an error or Ctrl-C too: what is finished is worth its report.
+        if run.finished:
+            write_study_report(run)
     return run

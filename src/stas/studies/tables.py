@@ -24,7 +24,7 @@ Rows = Iterable[Sequence[object]]
 def write_table(path: Path, rows: Rows) -> None:
     """Write rows as CSV; the file appears whole or not at all."""
     with (
-        whole_file(path) as temporary,
+        whole_file(path, alone=True) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         csv.writer(file).writerows(rows)

@@ -1,0 +1,144 @@
+"""Making the videos of many prompts and seeds, which can be stopped and gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from stas.files import identity
+from stas.method.config import STASConfig
+from stas.pipelines.job import PipelineJob, is_out_of_memory
+from stas.pipelines.manifest import Manifest
+from stas.pipelines.model import LoadedPipeline
+from stas.pipelines.options import PipelineOptions
+from stas.pipelines.prompts import Sample
+from stas.pipelines.sample import MANIFEST, VideoFiles, make_samples, write_all
+from stas.workers.job import TaskError, Tell
+
+
+class GenerateJob(PipelineJob):
+    """Videos as work for many processes: a task is a video, or as many as are made in one call.
+
+    Args:
+        loaded: The pipeline; or how to load it, as other processes must.
+        samples: What to make.
+        places: The .mp4 of each, all in one folder.
+        arguments: Further arguments of the pipeline's call.
+        steering: How to steer; None for not at all.
+        fps: Of the files; the model's own by default.
+        resume: Keep what is finished of this very request; else what is there is replaced.
+        batch: How many videos are made in one call.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedPipeline | PipelineOptions,
+        samples: Sequence[Sample],
+        places: Sequence[Path],
+        arguments: Mapping[str, Any],
+        steering: STASConfig | None = None,
+        *,
+        fps: float | None = None,
+        resume: bool = False,
+        batch: int = 1,
+    ) -> None:
+        super().__init__(loaded, batch)
+        self.folder, self.videos = places[0].parent, len(samples)
+        self._arguments, self._steering, self._fps = dict(arguments), steering, fps
+        self._files = {
+            sample.name: VideoFiles(place.with_suffix(""))
+            for sample, place in zip(samples, places, strict=True)
+        }
+        groups = [samples[i : i + batch] for i in range(0, len(samples), batch)]
+        self._groups = {group[0].name: list(group) for group in groups}
+        # The manifests to replace, which are not those that another process writes now.
+        self._old = {} if resume else {name: self._now(name) for name in self._files}
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        return list(self._groups)
+
+    def open(self) -> None:
+        super().open()
+        for prompt in {sample.prompt for group in self._groups.values() for sample in group}:
+            self.loaded.check(self._arguments | {"prompt": prompt}, self._steering)
+
+    def begin(self, tell: Tell) -> None:
+        """See that what is there already is of this very request.
+
+        Raises:
+            FileExistsError: It is of another one.
+        """
+        for group in self._groups.values():
+            for sample in group:
+                self._is_made(sample)
+
+    def is_finished(self, task: str) -> bool:
+        return all(self._is_made(sample) for sample in self._groups[task])
+
+    def make(self, task: str, tell: Tell) -> None:
+        samples = self._groups[task]
+        lacking = [not self._is_made(sample) for sample in samples]
+        calls = [self._call(sample) for sample in samples]
+        try:
+            with self.loaded.steered(self._steering) as handle:
+
+                def report(step: int, steps: int) -> None:
+                    plain = "plain" if step < steps else "decoding"
+                    tell(step, steps, plain if handle is None else handle.state(step, steps))
+
+                made = make_samples(
+                    self.loaded, samples, calls, handle, fps=self._fps, report=report
+                )
+        except Exception as error:
+            of = ", ".join(repr(sample.prompt) for sample in samples)
+            raise TaskError(f"{of} failed: {error}", again=is_out_of_memory(error)) from error
+        write_all(
+            [
+                (self._files[sample.name], (frames, manifest, None))
+                for sample, lacks, (frames, manifest) in zip(samples, lacking, made, strict=True)
+                if lacks
+            ]
+        )
+
+    def finished_videos(self) -> int:
+        return sum(self._now(name) not in (None, self._old.get(name)) for name in self._files)
+
+    def made(self, sample: Sample) -> Manifest | None:
+        """The manifest of a finished video."""
+        if self._now(sample.name) in (None, self._old.get(sample.name)):
+            return None
+        found = self._files[sample.name].read()
+        return None if found is None else found.manifest
+
+    def _now(self, name: str) -> Any:
+        return identity(self._files[name].path(MANIFEST))
+
+    def _call(self, sample: Sample) -> dict[str, Any]:
+        return self.loaded.arguments(self._arguments | {"prompt": sample.prompt})
+
+    def _is_made(self, sample: Sample) -> bool:
+        """Whether a video is there, whole and of this very request.
+
+        Raises:
+            FileExistsError: It is of another request.
+        """
+        manifest = self.made(sample)
+        if manifest is None:
+            return False
+        asked = {
+            "pipeline": asdict(self.loaded.options),
+            "arguments": self._call(sample),
+            "seed": sample.seed,
+            "fps": self.loaded.fps if self._fps is None else self._fps,
+            "steering": None if self._steering is None else self._steering.to_dict(),
+        }
+        if differing := [name for name, value in asked.items() if getattr(manifest, name) != value]:
+            raise FileExistsError(
+                f"{str(self._files[sample.name].paths[0])!r} exists already, and its manifest says "
+                f"another {differing[0]}: {getattr(manifest, differing[0])} and not "
+                f"{asked[differing[0]]}. Give another -o, or --force to overwrite."
+            )
+        return True
