@@ -224,7 +224,10 @@ def decimated(name: str, times: int, seed: int, folder: Path) -> dict[str, Any]:
             deadline = time.monotonic() + draw.uniform(0, 2)
             while process.poll() is None:
                 time.sleep(0.02)
-                leases = [*out.glob(".leases/*.lease"), *out.glob(".*.parts/.leases/*.lease")]
+                try:
+                    leases = [*out.glob(".leases/*.lease"), *out.glob(".*.parts/.leases/*.lease")]
+                except FileNotFoundError:
+                    continue  # the folder went while it was read
                 if time.monotonic() < deadline or not leases or len(moments) == times:
                     continue
                 try:

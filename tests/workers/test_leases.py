@@ -159,3 +159,32 @@ def test_waiting_for_what_failed_is_an_error(tmp_path):
     with pytest.raises(RuntimeError, match="x failed: it can't be"), leases.wait("x"):
         pass
     held.release()
+
+
+def test_a_folder_that_others_remove_when_it_is_empty(tmp_path):
+    """Many threads take, look and clear at once: nothing fails, and each task is had by one."""
+    held = {str(number): threading.Lock() for number in range(4)}
+    faults = []
+
+    def work(worker):
+        leases = Leases(tmp_path, str(worker))
+        try:
+            for round_ in range(60):
+                task = str((worker + round_) % 4)
+                lease = leases.take(task)
+                leases.working(), leases.failures()
+                if lease is not None:
+                    if not held[task].acquire(blocking=False):
+                        faults.append("two have it")
+                    held[task].release()
+                    lease.release()
+                leases.clear()
+        except Exception as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []

@@ -165,16 +165,13 @@ class Leases:
         Raises:
             OSError: The folder has vanished, or can't be written to.
         """
-        try:
-            self.folder.mkdir(exist_ok=True)
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                errno.ENOENT, "The folder that was worked in has vanished", str(self.folder.parent)
-            ) from None
         path, tries = self._path(task, ".lease"), 1
         while True:
+            self._make_folder()
             try:
                 handle = os.open(path, _NEW, 0o666)
+            except FileNotFoundError:
+                continue  # another process, which found it empty, has removed the folder
             except FileExistsError:
                 if (found := _read(path)) is None:
                     continue  # given back meanwhile
@@ -201,20 +198,21 @@ class Leases:
 
     def working(self) -> list[Holding]:
         """What is in work, by whom and how far, by the worker; dead processes left out."""
-        found = [each for path in self.folder.glob("*.lease") if (each := _read(path)) is not None]
+        found = [each for path in self._files(".lease") if (each := _read(path)) is not None]
         alive = [holding for holding, status in found if not self._is_dead(holding, status)]
         return sorted(alive, key=lambda each: each.worker)
 
     def fail(self, task: str, message: str) -> None:
         """Mark a task as failed, so that nobody tries it again in this run."""
         path = self._path(task, ".failed")
+        self._make_folder()
         with whole_file(path, alone=True) as temporary:
             temporary.write_text(json.dumps({"task": task, "message": message}), encoding="utf-8")
 
     def failures(self) -> dict[str, str]:
         """By task, why it failed."""
         found = {}
-        for path in sorted(self.folder.glob("*.failed")):
+        for path in self._files(".failed"):
             with suppress(OSError, ValueError):
                 data = json.loads(path.read_text(encoding="utf-8"))
                 found[data["task"]] = data["message"]
@@ -223,13 +221,30 @@ class Leases:
     def forget_failures(self) -> None:
         """Have what failed tried again, unless others are at work, who would see it come back."""
         if not self.working():
-            for path in self.folder.glob("*.failed"):
+            for path in self._files(".failed"):
                 path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove the folder when nothing is in it."""
         with suppress(OSError):
             self.folder.rmdir()
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir()
+        except FileExistsError:
+            return  # or removed again meanwhile, which the next open will tell
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                errno.ENOENT, "The folder that was worked in has vanished", str(self.folder.parent)
+            ) from None
+
+    def _files(self, suffix: str) -> list[Path]:
+        """The files of a kind; none where another process has just removed the folder."""
+        try:
+            return sorted(self.folder / n for n in os.listdir(self.folder) if n.endswith(suffix))  # noqa: PTH208
+        except FileNotFoundError:
+            return []
 
     def _path(self, task: str, suffix: str) -> Path:
         return self.folder / f"{sha256(task.encode()).hexdigest()[:16]}{suffix}"
@@ -239,8 +254,11 @@ class Leases:
             return True  # given up
         if holding.place == _place() and not _lives(holding.pid):
             return True
-        with tempfile.TemporaryFile(dir=self.folder) as probe:
-            now = os.fstat(probe.fileno()).st_mtime
+        try:
+            with tempfile.TemporaryFile(dir=self.folder) as probe:
+                now = os.fstat(probe.fileno()).st_mtime
+        except FileNotFoundError:
+            return True  # given back meanwhile, and the folder is gone with it
         return now - status.st_mtime > self._stale
 
 
