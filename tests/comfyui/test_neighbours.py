@@ -108,3 +108,55 @@ def test_merged_models_keep_the_steering_of_the_first(model):
     with Seen(model) as seen:
         sample(merged, LATENT)
     assert seen.changed == [True, True, False, False, False]
+
+
+def lora(model, rank=2):
+    """Weights of a LoRA for the output layer of every feed-forward, as files of LoRA have them."""
+    generator = torch.Generator().manual_seed(5)
+    weights = {}
+    for number, block in enumerate(model.model.diffusion_model.blocks):
+        wide, narrow = block.ffn[2].weight.shape
+        name = f"diffusion_model.blocks.{number}.ffn.2"
+        weights[f"{name}.lora_up.weight"] = torch.randn(wide, rank, generator=generator)
+        weights[f"{name}.lora_down.weight"] = torch.randn(rank, narrow, generator=generator)
+    return weights
+
+
+@ORDERS
+def test_lora(model, order):
+    """What is steered is what the model with its LoRA gives."""
+    import comfy.sd
+
+    weights = lora(model)
+
+    def patch(model):
+        return comfy.sd.load_lora_for_models(model, None, weights, 0.5, 0.0)[0]
+
+    with Seen(model) as plain:
+        sample(steered(model))
+    with Seen(model) as seen:
+        sample(apart(patch, model, order))
+    assert not torch.allclose(plain.inputs[1], seen.inputs[1])
+    wanted = expected(seen.outputs[0], 0, 3, 4, 4, DIMS, 1.5, BOUNDARY)
+    assert torch.allclose(seen.inputs[0], wanted, rtol=1e-6, atol=0)
+
+
+def test_weights_of_eight_bits():
+    """Weights that are kept as fp8 and computed with in float32, as ComfyUI does on a CPU."""
+    import comfy.ops
+    import comfy.sd
+
+    transformer = zoo.wan(comfy.ops.disable_weight_init)
+    state = {
+        name: value.to(torch.float8_e4m3fn) if value.ndim == 2 else value.clone()
+        for name, value in transformer.state_dict().items()
+    }
+    options = {"dtype": torch.float8_e4m3fn}
+    model = comfy.sd.load_diffusion_model_state_dict(state, model_options=options)
+    kept = model.model.diffusion_model.blocks[0].ffn[2].weight.dtype
+    assert kept == torch.float8_e4m3fn
+    with Seen(model) as seen:
+        sample(steered(model))
+    assert seen.changed[0] and not seen.changed[-1]
+    wanted = expected(seen.outputs[0].float(), 0, 3, 4, 4, DIMS, 1.5, BOUNDARY)
+    assert torch.allclose(seen.inputs[0].float(), wanted, rtol=1e-2, atol=0)
