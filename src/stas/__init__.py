@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from stas.pipelines.load import load_pipeline as load_pipeline
     from stas.studies.compare import compare as compare
     from stas.studies.study import run_study as run_study
+    from stas.workers.executors import Workers as Workers
 
 _HOMES = {
     "BUNDLED_MODEL": "stas.assets",
@@ -53,6 +54,7 @@ _HOMES = {
     "TokenGrid": "stas.method.tokens",
     "TokenSpec": "stas.models.spec",
     "UnsupportedModelError": "stas.models.spec",
+    "Workers": "stas.workers.executors",
     "compare": "stas.studies.compare",
     "find_handle": "stas.hooks.steer",
     "find_massive_activations": "stas.activations.massive",
@@ -80,6 +82,7 @@ __all__ = [
     "TokenGrid",
     "TokenSpec",
     "UnsupportedModelError",
+    "Workers",
     "compare",
     "find_handle",
     "find_massive_activations",

@@ -24,22 +24,22 @@ class PipelineJob(Job):
     def __init__(self, loaded: LoadedPipeline | PipelineOptions, batch: int = 1) -> None:
         if batch < 1:
             raise ValueError(f"Expected a batch of 1 video or more, but got {batch}.")
-        self._given, self.batch = loaded, batch
+        self.given, self.batch = loaded, batch
         self.threads: int | None = None  # of torch in a worker; None for as many as it takes
 
     def open(self) -> None:
-        if isinstance(self._given, LoadedPipeline):
-            self.loaded = self._given
+        if isinstance(self.given, LoadedPipeline):
+            self.loaded = self.given
         else:
             if self.threads is not None:
                 torch.set_num_threads(self.threads)
-            self.loaded = load_pipeline(self._given)
+            self.loaded = load_pipeline(self.given)
         self.loaded.check_batch(self.batch)
 
     @property
     def options(self) -> PipelineOptions:
         """How the pipeline is loaded."""
-        return options_of(self._given)
+        return options_of(self.given)
 
 
 def options_of(loaded: LoadedPipeline | PipelineOptions) -> PipelineOptions:
@@ -61,7 +61,7 @@ def carry_out(job: PipelineJob, workers: Workers, report: Report | None = None) 
         Exception: What `stas.workers.executors.carry_out` raises.
     """
     kind, _, number = job.options.device.partition(":")
-    if not workers.here and isinstance(job._given, LoadedPipeline):
+    if not workers.here and isinstance(job.given, LoadedPipeline):
         raise TypeError(
             "Workers are processes of their own, which load the pipeline themselves: give the "
             "model's name or PipelineOptions, and not a LoadedPipeline."

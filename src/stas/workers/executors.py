@@ -40,6 +40,10 @@ class Workers:
 
     Raises:
         ValueError: Not a number above 0, or Ray is asked for and not installed.
+
+    Example:
+        >>> Workers(4).here, Workers().here
+        (False, True)
     """
 
     count: int | None = 1
