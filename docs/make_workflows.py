@@ -9,6 +9,7 @@ widgets' values.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -237,28 +238,41 @@ WORKFLOWS: dict[str, list[Node]] = {
             },
             [True, 0, "fixed", 3.0],
         ),
-        *tail(("sampler", "output"), ("model", "VAE"), 24, "ltx_stas"),
+        *tail(("sampler", "output"), ("model", "VAE"), 25, "ltx_stas"),
     ],
 }
+
+
+def places(nodes: list[Node]) -> dict[str, tuple[list[int], list[int]]]:
+    """Position and size of each node: left of the first that takes what it gives, loaders below."""
+    column: dict[str, int] = {}
+    for name, *_ in reversed(nodes):
+        takers = [column[taker] for taker, _, wires, _ in nodes if name in dict(wires.values())]
+        column[name] = min(takers, default=0) - 1
+    bottom: dict[int, int] = defaultdict(lambda: 80)
+    found = {}
+    for name, cls, _, widgets in sorted(nodes, key=lambda node: not node[2]):
+        rows = 7 if cls == "CLIPTextEncode" else max(map(len, CLASSES[cls])) + len(widgets)
+        size = [330, 30 + 25 * rows]
+        left = 60 + 380 * (column[name] - min(column.values()))
+        found[name] = ([left, bottom[column[name]]], size)
+        bottom[column[name]] += size[1] + 60
+    return found
 
 
 def workflow(nodes: list[Node]) -> dict[str, Any]:
     """Nodes as ComfyUI's front end keeps them, in columns from left to right."""
     number = {name: place for place, (name, *_) in enumerate(nodes, 1)}
-    depth: dict[str, int] = {}
+    placed = places(nodes)
     links: list[list[Any]] = []
     made: dict[str, dict[str, Any]] = {}
-    rows: dict[int, int] = {}
     for name, cls, wires, widgets in nodes:
         inputs, outputs = CLASSES[cls]
-        depth[name] = 1 + max((depth[source] for source, _ in wires.values()), default=-1)
-        row = rows.get(depth[name], 0)
-        rows[depth[name]] = row + 1
         made[name] = {
             "id": number[name],
             "type": cls,
-            "pos": [60 + 380 * depth[name], 80 + 330 * row],
-            "size": [330, 290 if cls == "STASSteer" else 160],
+            "pos": placed[name][0],
+            "size": placed[name][1],
             "flags": {},
             "order": number[name] - 1,
             "mode": 0,

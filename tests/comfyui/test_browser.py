@@ -21,6 +21,10 @@ if CHROMIUM is None:
     pytest.skip("there is no Chromium", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api")
 
+import numpy as np
+from PIL import Image
+
+from docs import make_workflows
 from tests.comfyui.server import PACK, serving
 
 QUIET = (
@@ -32,6 +36,7 @@ MODELS = {
     "text_encoders": ["umt5_xxl_fp8_e4m3fn_scaled.safetensors"],
     "vae": ["wan_2.1_vae.safetensors"],
 }
+SHARPNESS = 1.5  # pixels of a picture for one of the page
 WIDGETS = ["dims", "blocks", "scale", "boundary", "start_percent", "end_percent"]
 ADVANCED = ["branches", "op", "regions", "reference"]
 
@@ -51,7 +56,9 @@ def server(tmp_path_factory):
 def page(server):
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=[*QUIET])
-        page = browser.new_page(viewport={"width": 1680, "height": 940}, device_scale_factor=1.5)
+        page = browser.new_page(
+            viewport={"width": 1680, "height": 940}, device_scale_factor=SHARPNESS
+        )
         # Nothing but the server is asked.
         page.route(
             "**/*",
@@ -72,7 +79,8 @@ def page(server):
 
 def load(page, path):
     page.evaluate(
-        "async (graph) => { await window.app.loadGraphData(graph) }", json.loads(path.read_text())
+        "async ([graph, name]) => { await window.app.loadGraphData(graph, true, true, name) }",
+        [json.loads(path.read_text()), path.stem],
     )
     page.wait_for_timeout(1500)
 
@@ -95,6 +103,13 @@ def test_an_example_is_loaded_whole(page, path):
             "type"
         ]
     assert len(again["links"]) == len(json.loads(path.read_text())["links"])
+    sent = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    steer = [node["inputs"] for node in sent.values() if node["class_type"] == "STASSteer"]
+    assert steer
+    for inputs in steer:
+        assert {name: inputs[name] for name in WIDGETS + ADVANCED} == dict(
+            zip(WIDGETS + ADVANCED, make_workflows.STEER, strict=True)
+        )
 
 
 def test_the_node_has_its_widgets(page):
@@ -125,13 +140,17 @@ def test_the_node_is_found_by_search(page):
 
 def test_a_picture_of_the_first_workflow(page, tmp_path):
     load(page, PACK / "example_workflows/wan2.1_t2v_stas.json")
-    page.evaluate(
-        "() => { const c = window.app.canvas; c.ds.scale = 0.62; c.ds.offset = [70, 130];"
-        " c.setDirty(true, true) }"
+    steer = page.evaluate(
+        "() => { const c = window.app.canvas; c.ds.scale = 0.58; c.ds.offset = [60, 130];"
+        " c.setDirty(true, true);"
+        " const n = c.graph._nodes.find(n => n.type === 'STASSteer');"
+        " return [...n.pos, ...n.size].map((x, i) => (x + (i < 2 ? c.ds.offset[i] : 0)) * 0.58) }"
     )
     page.wait_for_timeout(1500)
     path = os.environ.get("STAS_SCREENSHOT") or str(tmp_path / "workflow.png")
     page.screenshot(path=path)
-    from PIL import Image
-
-    assert Image.open(path).size == (2520, 1410)
+    picture = np.asarray(Image.open(path).convert("L"), dtype=float)
+    left, top, width, height = (round(SHARPNESS * each) for each in steer)
+    node = picture[top : top + height, left : left + width]
+    background = picture[-20:, 200:400]
+    assert node.std() > 5 * background.std() and np.median(node) > np.median(background) + 10

@@ -9,7 +9,10 @@ import json
 import os
 import time
 import urllib.error
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -193,11 +196,25 @@ def test_two_queued_prompts_and_a_cancelled_one(server):
     assert np.array_equal(frames(server, "second"), frames(server, "before"))
 
 
+VALUES = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
+
+
+def takes(kind: str | list[str], options: dict[str, Any], value: Any) -> bool:
+    """Whether a widget takes a value; a name of a model's file is any, since none is there."""
+    choices = kind if isinstance(kind, list) else options.get("options")
+    if choices is not None:
+        return value in choices or str(value).endswith(".safetensors")
+    low, high = options.get("min", float("-inf")), options.get("max", float("inf"))
+    return isinstance(value, VALUES[kind]) and (
+        kind not in ("INT", "FLOAT") or (not isinstance(value, bool) and low <= value <= high)
+    )
+
+
 @pytest.mark.parametrize(
     "path", sorted((PACK / "example_workflows").glob("*.json")), ids=lambda p: p.stem
 )
 def test_the_workflows_are_of_this_versions_nodes(server, path):
-    """Every class is there, takes what is connected, and has widgets for its values."""
+    """Every class is there, takes what is connected, and has widgets that take its values."""
     info = server.ask("/object_info")
     for each in json.loads(Path(path).read_text())["nodes"]:
         known = info[each["type"]]
@@ -207,19 +224,28 @@ def test_the_workflows_are_of_this_versions_nodes(server, path):
         assert [output["type"] for output in each["outputs"]] == known["output"][
             : len(each["outputs"])
         ]
-        widgets = []
+        widgets: dict[str, Callable[[Any], bool]] = {}
         for name, (kind, *options) in taken.items():
-            if name in {given["name"] for given in each["inputs"]}:
-                continue
-            if isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
-                widgets.append(name)
-                if options and options[0].get("control_after_generate"):
-                    widgets.append("control")
+            options = options[0] if options else {}
+            if name not in {given["name"] for given in each["inputs"]} and (
+                isinstance(kind, list) or kind in VALUES
+            ):
+                widgets[name] = partial(takes, kind, options)
+                if options.get("control_after_generate"):
+                    widgets["control"] = (
+                        "fixed",
+                        "increment",
+                        "decrement",
+                        "randomize",
+                    ).__contains__
+        values = each["widgets_values"]
         # Newer versions have widgets more at the end, which keep their defaults.
-        assert widgets[len(each["widgets_values"]) :] in ([], ["bit_depth"]), (
-            each["type"],
-            widgets,
-        )
+        assert list(widgets)[len(values) :] in ([], ["bit_depth"]), (each["type"], list(widgets))
+        assert [
+            (each["type"], name, value)
+            for (name, right), value in zip(widgets.items(), values, strict=False)
+            if not right(value)
+        ] == []
 
 
 @pytest.mark.parametrize("install", ["link", "registry"])
