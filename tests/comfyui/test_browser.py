@@ -37,6 +37,7 @@ MODELS = {
     "vae": ["wan_2.1_vae.safetensors"],
 }
 SHARPNESS = 1.5  # pixels of a picture for one of the page
+CLIP = {"x": 64, "y": 98, "width": 1540, "height": 660}  # the nodes, without the bars around them
 WIDGETS = ["dims", "blocks", "scale", "boundary", "start_percent", "end_percent"]
 ADVANCED = ["branches", "op", "regions", "reference"]
 
@@ -140,17 +141,32 @@ def test_the_node_is_found_by_search(page):
 
 def test_a_picture_of_the_first_workflow(page, tmp_path):
     load(page, PACK / "example_workflows/wan2.1_t2v_stas.json")
+    # Where the first node stands on the page, and then where the node of this pack does.
     steer = page.evaluate(
-        "() => { const c = window.app.canvas; c.ds.scale = 0.58; c.ds.offset = [60, 130];"
-        " c.setDirty(true, true);"
-        " const n = c.graph._nodes.find(n => n.type === 'STASSteer');"
-        " return [...n.pos, ...n.size].map((x, i) => (x + (i < 2 ? c.ds.offset[i] : 0)) * 0.58) }"
+        """async ([left, top, scale]) => {
+            await window.app.extensionManager.setting.set('Comfy.Minimap.Visible', false);
+            const canvas = window.app.canvas, nodes = canvas.graph._nodes;
+            const box = canvas.canvas.getBoundingClientRect();
+            const first = nodes.find(node => node.type === 'UNETLoader');
+            const steer = nodes.find(node => node.type === 'STASSteer');
+            canvas.ds.scale = scale;
+            canvas.ds.offset = [
+                (left - box.left) / scale - first.pos[0], (top - box.top) / scale - first.pos[1]];
+            canvas.setDirty(true, true);
+            return [
+                left + (steer.pos[0] - first.pos[0]) * scale,
+                top + (steer.pos[1] - first.pos[1]) * scale,
+                steer.size[0] * scale, steer.size[1] * scale];
+        }""",
+        [75, 135, 0.58],
     )
     page.wait_for_timeout(1500)
     path = os.environ.get("STAS_SCREENSHOT") or str(tmp_path / "workflow.png")
-    page.screenshot(path=path)
+    page.screenshot(path=path, clip=CLIP)
     picture = np.asarray(Image.open(path).convert("L"), dtype=float)
+    steer[0] -= CLIP["x"]
+    steer[1] -= CLIP["y"]
     left, top, width, height = (round(SHARPNESS * each) for each in steer)
     node = picture[top : top + height, left : left + width]
-    background = picture[-20:, 200:400]
+    background = picture[-20:, :200]
     assert node.std() > 5 * background.std() and np.median(node) > np.median(background) + 10
