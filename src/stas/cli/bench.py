@@ -256,7 +256,7 @@ def score(
         from stas.suites.run import read_run
         from stas.suites.score import score_run
         from stas.suites.vbench import read_dimensions
-    dimensions = read_dimensions(dimension)
+    dimensions = read_dimensions(dimension) if dimension else None
     with notes.status("Looking at the videos"):
         made = read_run(folder)
     settings = [made.setting(name) for name in run] if run else list(made.settings)

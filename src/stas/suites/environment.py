@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from stas.suites.run import load_json
-from stas.suites.vbench import DIMENSIONS, INFO, VERSION, Dimension
+from stas.suites.vbench import DIMENSIONS, FLICKERING, INFO, RAFT, VERSION, Dimension, Need
 
 PYTHONS = ("3.10", "3.11")  # for tokenizers of those years has wheels for no later one
 PACKAGES = ("torch==2.13.0", "torchvision==0.28.0", f"vbench=={VERSION}", "setuptools<81", "wheel")
@@ -126,15 +126,16 @@ class Environment:
     def missing(self, dimension: Dimension) -> list[str]:
         """What a dimension lacks, in words: which file, where it goes, where it comes from."""
         lacks = [
-            f"{self.models / need.path} is missing; it comes from {need.source}"
-            for need in dimension.needs
-            if not (self.models / need.path).exists()
+            self._lacks(need) for need in dimension.needs if not (self.models / need.path).exists()
         ]
         if dimension.bert and not _has_bert():
             lacks.append(
                 f"{BERT} is missing in Hugging Face's cache; `hf download {BERT}` fetches it"
             )
         return lacks
+
+    def _lacks(self, need: Need) -> str:
+        return f"{self.models / need.path} is missing; it comes from {need.source}"
 
     def doctor(self) -> Doctor:
         """Look at every dimension.
@@ -149,6 +150,8 @@ class Environment:
         whole = [name for name, lacks in lacking.items() if not lacks]
         needy = [each.name for each in DIMENSIONS.values() if each.detectron2]
         found = self.run({"task": "look", "dimensions": whole})
+        if not (self.models / RAFT.path).exists():
+            lacking[f"{FLICKERING}, by its filter"] = [self._lacks(RAFT)]
         for name, error in found["errors"].items():
             lacking[name].append(f"it can't be imported: {error}")
         if found["versions"]["detectron2"] is None:

@@ -97,6 +97,8 @@ class BenchmarkRun(Run):
                 message says which, and what lies there instead.
         """
         number, samples = self.settings.index(setting), {each.name: each for each in self.samples}
+        config = setting.steering()
+        steering = None if config is None else config.to_dict()
         videos, missing, foreign = {}, [], []
         for name in names:
             found = self.finished.get((name, setting.name))
@@ -105,8 +107,8 @@ class BenchmarkRun(Run):
                 missing.append(name)
                 continue
             made = found.manifest
-            ours = made.arguments.get("prompt"), made.seed, made.steering is None
-            if ours != (samples[name].prompt, samples[name].seed, setting.config is None):
+            ours = made.arguments.get("prompt"), made.seed, made.steering
+            if ours != (samples[name].prompt, samples[name].seed, steering):
                 foreign.append(name)
             videos[name] = files.path(VIDEO)
         folder = self.folder / self.setting_folder(setting)

@@ -157,7 +157,7 @@ def score_run(
     run: BenchmarkRun,
     environment: Environment,
     *,
-    dimensions: Sequence[Dimension],
+    dimensions: Sequence[Dimension] | None = None,
     settings: Sequence[Setting] | None = None,
     device: str = "cuda",
     static: bool = False,
@@ -168,7 +168,7 @@ def score_run(
     Args:
         run: A run of VBench that was read.
         environment: VBench's.
-        dimensions: What is scored.
+        dimensions: What is scored; by default all that the run has videos of.
         settings: Of the run; all of them by default.
         device: Where VBench's models run.
         static: Whether temporal_flickering is scored by VBench's filter too.
@@ -188,6 +188,13 @@ def score_run(
         raise ValueError(
             f"{info} is another version than the list that {str(run.folder)!r} was made from."
         )
+    if dimensions is None:
+        names = {each.name for each in run.samples}
+        dimensions = [
+            each
+            for each in DIMENSIONS.values()
+            if any(videos_of(entries, each.name, names).values())
+        ]
     with claim_scores(run):
         for setting in run.settings if settings is None else settings:
             for dimension in dimensions:

@@ -63,7 +63,10 @@ class Cell:
         """Score and gap in short."""
         if self.score is None:
             return self.gap
-        return f"{100 * self.score.score:.2f}" + (f" ({self.gap})" if self.gap else "")
+        notes = [self.gap] if self.gap else []
+        if self.left_out:
+            notes.append(f"{self.left_out} videos without the object left out")
+        return f"{self.score.score:.4f}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 class VBenchTable:
@@ -152,8 +155,7 @@ class VBenchTable:
             return []
         values = {setting: float(getattr(each, name)) for setting, each in found.items() if each}
         cells = {
-            setting: f"{100 * values[setting]:.2f}" if setting in values else "-"
-            for setting in found
+            setting: f"{values[setting]:.4f}" if setting in values else "-" for setting in found
         }
         if static:
             return [Row(f"{name}, by the filter", cells, values)]

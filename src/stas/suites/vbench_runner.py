@@ -25,9 +25,9 @@ PACKAGES = (
 )
 
 
-def versions() -> "dict[str, str | None]":
+def versions() -> dict[str, str | None]:
     """Versions of what decides a score."""
-    found: "dict[str, str | None]" = {"python": platform.python_version()}
+    found: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = version(name)
@@ -36,7 +36,7 @@ def versions() -> "dict[str, str | None]":
     return found
 
 
-def look(job: "dict[str, Any]") -> "dict[str, Any]":
+def look(job: dict[str, Any]) -> dict[str, Any]:
     """Which dimensions can't be imported, and whether there is a GPU."""
     import torch
 
@@ -49,7 +49,7 @@ def look(job: "dict[str, Any]") -> "dict[str, Any]":
     return {"errors": errors, "cuda": torch.cuda.is_available()}
 
 
-def score(job: "dict[str, Any]") -> "dict[str, Any]":
+def score(job: dict[str, Any]) -> dict[str, Any]:
     """One dimension's score of a list of videos, by VBench's own function."""
     import torch
     from vbench.utils import init_submodules
@@ -70,7 +70,7 @@ def score(job: "dict[str, Any]") -> "dict[str, Any]":
     return {"score": found, "videos": videos}
 
 
-def choose_static(job: "dict[str, Any]") -> "dict[str, Any]":
+def choose_static(job: dict[str, Any]) -> dict[str, Any]:
     """Which of a list of videos VBench's filter takes for static."""
     import torch
     from easydict import EasyDict
