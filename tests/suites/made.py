@@ -80,8 +80,6 @@ def a_run(folder, info, *, settings=(OFF, ON), videos=None, dimensions=None, pro
         info=info,
     )
     run.begin(PipelineOptions(device="cpu").resolved())
-    for number, _ in enumerate(settings):
-        run.files(number, run.samples[0]).stem.parent.mkdir(exist_ok=True)
     return run
 
 
