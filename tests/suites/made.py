@@ -83,17 +83,19 @@ def a_run(folder, info, *, settings=(OFF, ON), videos=None, dimensions=None, pro
     return run
 
 
-def fill(run, brightness=40):
+def fill(run, **options):
     """Every video, of noise that tells them apart."""
     for number, setting in enumerate(run.settings):
         for place, sample in enumerate(run.samples):
-            write_video(run, number, sample, setting, 100 * number + place + brightness)
+            write_video(run, number, sample, setting, 1000 * number + place, **options)
     run.read()
 
 
-def write_video(run, number, sample, setting, seed):
-    noise = np.random.default_rng(seed).integers(0, 255, (4, 16, 16, 3))
-    frames = noise.astype(np.uint8)
+def write_video(run, number, sample, setting, seed, *, size=16, frames=4, still=False):
+    """One of noise, which a seed decides."""
+    shape = (1 if still else frames, size, size, 3)
+    noise = np.random.default_rng(seed).integers(0, 255, shape).astype(np.uint8)
+    frames = np.broadcast_to(noise, (frames, *shape[1:])).copy()
     manifest = Manifest(
         pipeline={"model": "bundled"},
         model={"class": "WanPipeline", "commit": None},

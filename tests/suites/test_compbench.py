@@ -129,7 +129,7 @@ def test_one_missing_video_is_an_error_before_anything_is_laid_out(run):
             write_layout(run, ON)
         assert not (run.folder / "compbench").exists()
     finally:
-        write_video(run, 1, sample, ON, 100 + 150 + 40)
+        write_video(run, 1, sample, ON, 1150)
         run.read()
 
 
