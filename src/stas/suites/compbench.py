@@ -61,6 +61,10 @@ class Category:
 
         Raises:
             ValueError: It is out of range.
+
+        Example:
+            >>> CATEGORIES[0].normalised(3)
+            0.5
         """
         if self.unseen and score == -1:
             return 0.0

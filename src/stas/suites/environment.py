@@ -192,6 +192,10 @@ def setup_commands(
         folder: Of the environment.
         python: Path or version of the Python that it is made with; this one by default.
         detectron2: detectron2's source, which is built: a folder, or what pip takes.
+
+    Example:
+        >>> [command[-1] for command in setup_commands(Path("env"), detectron2="src/detectron2")]
+        ['env', 'wheel', 'src/detectron2']
     """
     uv, maker = shutil.which("uv"), python or sys.executable
     inside = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")

@@ -31,6 +31,7 @@ class BenchmarkRun(Run):
     Args:
         suite: Which benchmark.
         model: Id or folder of the model.
+        revision: Of a hub id.
         source: What the prompts were read from: names and SHA-256.
         info: VBench's list, which goes into the folder; None for a run that was made before.
     """

@@ -127,7 +127,12 @@ class Dimension:
     named: bool = False
 
     def normalised(self, score: float) -> float:
-        """A score on the scale that is averaged: 0 at `low`, 1 at `high`."""
+        """A score on the scale that is averaged: 0 at `low`, 1 at `high`.
+
+        Example:
+            >>> DIMENSIONS["motion_smoothness"].normalised(0.9975)
+            1.0
+        """
         return (score - self.low) / (self.high - self.low)
 
     def check(self, score: float) -> float:
@@ -377,6 +382,11 @@ def make_samples_of(
     Raises:
         ValueError: The file has not one line a row, or there is no such dimension.
         FileNotFoundError: There is no such file.
+
+    Example:
+        >>> entries = [Entry(7, "a cat runs", ("color",), {})]
+        >>> [sample.name for sample in make_samples_of(entries, videos=2)]
+        ['0007-0', '0007-1']
     """
     names = {each.name for each in read_dimensions(dimensions)}
     given: list[Prompt] = [Prompt(entry.prompt) for entry in entries]
@@ -406,6 +416,11 @@ def videos_of(
     """By row of a dimension, the names of its samples that are there, at most so many.
 
     A row without samples of its own has those of the first row of the same prompt.
+
+    Example:
+        >>> entries = [Entry(row, "a cat", (name,), {}) for row, name in enumerate(("color", "scene"))]
+        >>> videos_of(entries, "scene", {"0000-0", "0000-1"})
+        {1: ['0000-0', '0000-1']}
     """
     first: dict[str, int] = {}
     found = {}
