@@ -20,6 +20,7 @@ from rich.markup import escape
 
 from stas import __version__
 from stas.checks import StasWarning
+from stas.cli.bench import bench
 from stas.cli.generate import generate
 from stas.cli.models import models
 from stas.cli.rate import rate
@@ -104,3 +105,4 @@ def _options(
 app.command()(models)
 for command in (generate, record, profile, plot, compare, study, rate):
     app.command()(_stoppable(command))
+app.add_typer(bench, name="bench")
