@@ -13,8 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from stas.checks import expect
 from stas.files import whole_file
 from stas.studies.plan import Setting
@@ -34,6 +32,7 @@ from stas.suites.vbench import (
     read_entries,
     videos_of,
 )
+from stas.workers.leases import Leases
 
 FORMAT = "stas.vbench/1"
 STATIC = ".static"  # of the file of temporal_flickering by its filter
@@ -132,7 +131,7 @@ def frames_of(run: BenchmarkRun, setting: Setting, names: Sequence[str]) -> dict
 
 
 @contextmanager
-def claim_scores(run: BenchmarkRun) -> Iterator[Path]:
+def claim_scores(run: BenchmarkRun) -> Iterator[None]:
     """Make the folder of scores this process's own.
 
     Raises:
@@ -140,17 +139,16 @@ def claim_scores(run: BenchmarkRun) -> Iterator[Path]:
     """
     folder = run.folder / SCORES
     folder.mkdir(exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RuntimeError(
+    leases = Leases(folder, "")
+    leases.forget_failures()
+    if (lease := leases.take(SCORES)) is None:
+        other = (
             f"Another process scores the videos in {str(run.folder)!r}. Wait for it, or stop it."
-        ) from None
-    try:
-        yield folder
-    finally:
-        lock.release()
+        )
+        raise RuntimeError(leases.failures().get(SCORES, other))
+    with lease:
+        yield
+    leases.clear()
 
 
 def score_run(

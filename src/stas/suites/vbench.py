@@ -418,7 +418,7 @@ def videos_of(
     A row without samples of its own has those of the first row of the same prompt.
 
     Example:
-        >>> entries = [Entry(row, "a cat", (name,), {}) for row, name in enumerate(("color", "scene"))]
+        >>> entries = [Entry(0, "a cat", ("color",), {}), Entry(1, "a cat", ("scene",), {})]
         >>> videos_of(entries, "scene", {"0000-0", "0000-1"})
         {1: ['0000-0', '0000-1']}
     """
