@@ -25,6 +25,7 @@ from stas.cli.generate import generate
 from stas.cli.models import models
 from stas.cli.rate import rate
 from stas.cli.record import plot, profile, record
+from stas.cli.reproduce import reproduce
 from stas.cli.say import RepeatError, console, notes, sentence
 from stas.cli.studies import compare, study
 
@@ -103,6 +104,6 @@ def _options(
 
 
 app.command()(models)
-for command in (generate, record, profile, plot, compare, study, rate):
+for command in (generate, record, profile, plot, compare, study, rate, reproduce):
     app.command()(_stoppable(command))
 app.add_typer(bench, name="bench")

@@ -22,6 +22,7 @@ INFO = "VBench_full_info.json"
 PLAIN = "plain"
 QUALITY_WEIGHT, SEMANTIC_WEIGHT = 4, 1  # in the total
 VIDEOS = 5  # of each prompt
+ALL_VIDEOS = 6_220  # of one setting, from VBench's own prompts
 FILTERED_FROM = 25  # of each prompt of temporal_flickering, whose filter takes the first 5 static
 FLICKERING = "temporal_flickering"
 
