@@ -268,6 +268,7 @@ def test_it_is_saved_and_loaded(tmp_path):
     for each in (loaded, saved.new(), saved.from_config(saved.config)):
         assert each.disruption == saved.disruption == preset("mean")
         assert (each.detail_guidance_scale, each.guidance_rescale) == (DETAIL, 0.3)
+    assert guider(disruption=None).config.disruption.op == "zero"
     assert saved.new(detail_guidance_scale=2.0).detail_guidance_scale == 2.0
     created = ComponentSpec("guider", stas.DetailGuidance, config=saved.config).create()
     folder = str(tmp_path)

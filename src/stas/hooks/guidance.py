@@ -141,6 +141,7 @@ class DetailGuidance(ClassifierFreeGuidance):  # type: ignore[misc]  # diffusers
             f"got {disruption.branches}",
         )
         self.disruption = disruption
+        self.register_to_config(disruption=disruption)  # so that a file says the default, too
         self._weak: tuple[_Disruption, _WeakForward] | None = None  # of the last denoiser
 
     @property
