@@ -227,7 +227,7 @@ def models(stats: Mapping[str, ActivationStats], *, block: int | None = None) ->
         >>> stats = ActivationStats(blocks=(0,), width=64, boundary=0.08)
         >>> stats.add(0, 1, "cond", 0, partial_sums(h, grid, 0.08), grid)
         >>> [axes.get_title() for axes in plots.models({"one": stats, "two": stats}).axes][-1]
-        '(c) token groups, strongest dimension'
+        '(c) token groups\\nin the strongest dimension'
     """
     return _draw_models(list(_views(stats, None, block).values()))[0]
 
@@ -544,7 +544,7 @@ def _draw_models(views: Sequence[_View]) -> tuple[Figure, Rows]:
         axes = figure.add_subplot(down, across, panels)
         _draw_groups_of_models(axes, grouped)
         letter = ascii_lowercase[len(views) % 26]
-        axes.set_title(f"({letter}) token groups, strongest dimension", fontsize=9)
+        axes.set_title(f"({letter}) token groups\nin the strongest dimension", fontsize=9)
     return figure, rows
 
 

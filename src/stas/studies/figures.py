@@ -65,15 +65,15 @@ def draw_first_frames(run: Run, sample: Sample, score: str) -> Figure:
             frame".
 
     Returns:
-        The figure, 800 pixels wide, four frames in a row.
+        The figure, 800 pixels wide, three frames in a row.
 
     Raises:
         ValueError: The sample is not finished, or the score was not taken.
     """
     videos, numbers = _videos(run, sample), run.numbers()
-    across = min(4, len(videos))
+    across = min(3, len(videos))
     down = -(-len(videos) // across)
-    figure = Figure(figsize=(8.0, 0.4 + 2.5 * down), dpi=100, layout="constrained")
+    figure = Figure(figsize=(8.0, 0.4 + 3.0 * down), dpi=100, layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).ravel()
     for axes in panels:
         axes.set_axis_off()
@@ -86,7 +86,7 @@ def draw_first_frames(run: Run, sample: Sample, score: str) -> Figure:
         axes.text(
             0.5, -0.03, f"{found[score]:.4g}", transform=axes.transAxes, ha="center", va="top"
         )
-    figure.suptitle(f"first frames, {score}\n{sample.prompt}", fontsize=9)
+    figure.suptitle(f"{sample.prompt}\nbelow: {score}", fontsize=9)
     return figure
 
 
@@ -124,7 +124,8 @@ def draw_transitions(run: Comparison, sample: Sample) -> Figure:
             _plot_curve(axes, run.metrics(sample, setting).curves[name], place, setting.name)
         axes.set_ylabel(name)
         axes.set_xlabel("transition from pixel frame p to p + 1")
-        axes.legend(loc="lower right", fontsize=8)
+        axes.margins(y=0.3)  # room for the legend
+        axes.legend(loc="upper center", ncols=3, fontsize=8)
     for row, (name, frames) in enumerate(videos.items(), len(names)):
         for column, frame in enumerate(chosen):
             axes = figure.add_subplot(grid[row, column])
