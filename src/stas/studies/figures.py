@@ -75,17 +75,14 @@ def draw_first_frames(run: Run, sample: Sample, score: str) -> Figure:
     down = -(-len(videos) // across)
     figure = Figure(figsize=(8.0, 0.4 + 3.0 * down), dpi=100, layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).ravel()
-    for axes in panels:
-        axes.set_axis_off()
     for axes, (name, frames) in zip(panels, videos.items(), strict=False):
         found = numbers.get((sample.name, name), {})
         if score not in found:
             raise ValueError(f"{score!r} was not measured; measured were {', '.join(found)}.")
-        axes.imshow(frames[0])
-        axes.set_title(name, fontsize=9)
-        axes.text(
-            0.5, -0.03, f"{found[score]:.4g}", transform=axes.transAxes, ha="center", va="top"
-        )
+        _show(axes, frames[0], name, "")
+        axes.set_xlabel(f"{found[score]:.4g}")
+    for axes in panels[len(videos) :]:
+        axes.set_axis_off()
     figure.suptitle(f"{sample.prompt}\nbelow: {score}", fontsize=9)
     return figure
 
@@ -176,7 +173,7 @@ def _show(axes: Any, frame: Any, title: str, label: str) -> None:
     axes.imshow(frame)
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(title, fontsize=7)
+    axes.set_title(title, fontsize=8)
     axes.set_ylabel(label, fontsize=9)
 
 
