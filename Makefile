@@ -50,6 +50,7 @@ bench: $(INSTALLED)
 
 pictures: $(INSTALLED)
 	$(BIN)/python -m docs.make_strip
+	$(BIN)/python -m docs.make_figures
 
 docs: $(INSTALLED)
 	$(BIN)/python -m docs.make_models

@@ -1,4 +1,4 @@
-"""Make the tables of docs/peers.md from benchmarks/results/peers*.json.
+"""Make the tables of docs/peers.md from benchmarks/results/peers-*-steps.json.
 
 python -m docs.make_peers
 """
@@ -15,7 +15,7 @@ from docs.make_models import filled
 
 PAGE = Path(__file__).with_name("peers.md")
 FOLDER = Path(__file__).parent.parent / "benchmarks/results"
-RESULTS = (FOLDER / "peers.json",)
+RESULTS = "peers-*-steps.json"
 SAID = ("better", "worse", "higher", "lower")
 UNITS = {  # of what is too small to be read as it is
     "path roughness": (1e-3, "thousandths"),
@@ -35,22 +35,25 @@ def table(lines: Iterable[Iterable[str]]) -> str:
 
 def costs(methods: Mapping[str, Any]) -> str:
     """What each method takes and whether its videos are other ones."""
-    headings = ("forwards a step", "time a step", "change of a pixel", "equal videos")
-    lines = [("method", "guider", *headings)]
-    for name, row in methods.items():
-        low, high = row["middle half"]
-        time = f"{row['time against CFG']:.3f} ({low:.3f} to {high:.3f})"
-        lines.append(
-            (
-                name,
-                f"`{row['guider']}`",
-                f"{row['forwards per step']:.3g}",
-                "1" if name == BASELINE else time,
-                f"{row['change of a pixel']:.2f}",
-                str(row["same video as CFG"]),
-            )
-        )
-    return table(lines)
+    columns = {
+        "method": list(methods),
+        "guider": [f"`{row['guider']}`" for row in methods.values()],
+        "forwards a step": [f"{row['forwards per step']:.3g}" for row in methods.values()],
+        "time a step": [time(row) for row in methods.values()],
+        "change of a pixel": [f"{row['change of a pixel']:.2f}" for row in methods.values()],
+        "equal videos": [str(row["same video as CFG"]) for row in methods.values()],
+    }
+    if not any(columns["time a step"]):  # of batches nothing is timed
+        del columns["time a step"]
+    return table([tuple(columns), *zip(*columns.values(), strict=True)])
+
+
+def time(row: Mapping[str, Any]) -> str:
+    """That of a method's denoising loop against plain guidance's, where it was taken."""
+    if "time against CFG" not in row:
+        return ""
+    low, high = row["middle half"]
+    return "1" if low == high == 1 else f"{row['time against CFG']:.3f} ({low:.3f} to {high:.3f})"
 
 
 def named(measures: Mapping[str, Any]) -> str:
@@ -111,12 +114,13 @@ def in_words(measures: Mapping[str, Any]) -> str:
 
 def section(result: Mapping[str, Any]) -> list[str]:
     """All of one result."""
-    measures, pairs = result["measures"], result["rounds"]
+    measures, pairs, captions = (result[key] for key in ("measures", "pairs", "captions"))
     found = [cell for row in measures.values() for cell in row["against CFG"].values()]
     apart = sum(cell.get("in words") in SAID for cell in found)
     judged = [name for name in measures if name.endswith(LOG) or name == "all right"]
     return [
         f"## {result['steps']} steps, {pairs} pairs",
+        f"{captions} captions; on {result['device']}, videos at a time: {result['batch']}. "
         f"Guidance scale {result['guidance scale']:g}, diffusers {result['diffusers']}, torch "
         f"{result['torch']}, threads: {result['threads']}. {apart} of {len(found)} intervals leave "
         f"out zero; about {0.05 * len(found):.0f} would if no method differed from plain guidance "
@@ -145,8 +149,8 @@ def page(text: str, results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def load() -> list[dict[str, Any]]:
-    """The results that the page shows."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS]
+    """The results that the page shows, one for each number of steps."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob(RESULTS))]
 
 
 def main() -> None:

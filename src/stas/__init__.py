@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stas.activations.stats import ActivationStats as ActivationStats
     from stas.assets import BUNDLED_MODEL as BUNDLED_MODEL
     from stas.checks import StasWarning as StasWarning
+    from stas.hooks.guidance import DetailGuidance as DetailGuidance
     from stas.hooks.record import RecordingHandle as RecordingHandle
     from stas.hooks.record import record as record
     from stas.hooks.steer import SteeringHandle as SteeringHandle
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "BUNDLED_MODEL": "stas.assets",
     "ActivationStats": "stas.activations.stats",
+    "DetailGuidance": "stas.hooks.guidance",
     "LoadingSpec": "stas.models.spec",
     "LoopSpec": "stas.models.spec",
     "MassiveActivations": "stas.method.detection",
@@ -71,6 +73,7 @@ _MODULES = ("plots",)  # public names that are modules themselves
 __all__ = [
     "BUNDLED_MODEL",
     "ActivationStats",
+    "DetailGuidance",
     "LoadingSpec",
     "LoopSpec",
     "MassiveActivations",

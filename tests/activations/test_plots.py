@@ -103,6 +103,34 @@ def test_several_models_side_by_side(tmp_path):
     assert not (tmp_path / "two-surface.png").exists()  # no maps were recorded
 
 
+def test_a_figure_of_the_paper_is_some_of_the_pictures(tmp_path):
+    stats = {"one": recorded(), "two": recorded(seed=1)}
+    for figure, stems in {1: {"surface", "groups", "models"}, 2: {"steps"}}.items():
+        written = plot(stats, tmp_path, figure=figure)
+        assert {path.stem.split("-")[-1] for path in written} == stems
+    with pytest.raises(ValueError, match=r"figure must be 1 or 2, .* but got 3"):
+        plot(stats, tmp_path, figure=3)
+
+
+def test_models_have_their_token_groups_beside_them_and_images_have_none():
+    grid = TokenGrid(1, 2, 2)
+    image = ActivationStats(blocks=(0,), width=64, boundary=0.1)
+    image.add(0, 1, "other", 0, partial_sums(planted_tokens(grid, 1)[:, :64], grid, 0.1), grid)
+    stats = recorded()
+    *models, groups = plots.models({"video": stats, "image": image}).axes
+    assert [axes.get_title()[:9] for axes in models] == ["(a) video", "(b) image"]
+    (finding,) = [found for found in find_massive_activations(stats).findings if found.dim == 9]
+    of_regions = [
+        float(stats.pooled(regions=(region,)).mean_abs[2, finding.dim]) for region in REGIONS
+    ]
+    heights = [patch.get_height() for patch in groups.patches]
+    assert heights == pytest.approx([each / of_regions[2] for each in of_regions])
+    assert [tick.get_text() for tick in groups.get_xticklabels()] == ["video\ndim 9"]
+    assert len(plots.models({"image": image}).axes) == 1
+    assert len(plots.groups(image).axes[0].patches) == 1
+    assert [line.get_label() for line in plots.steps(image).axes[0].lines] == ["first frame"]
+
+
 def test_a_single_frame_and_a_single_step(tmp_path):
     grid = TokenGrid(1, 2, 2)
     stats = ActivationStats(blocks=(0,), width=64, boundary=0.1)

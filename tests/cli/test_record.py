@@ -27,6 +27,11 @@ def test_record_then_plot(run, tmp_path):
     assert code == 0
     assert "plots/steps.png" in out
     assert (tmp_path / "plots/map.csv").exists()
+    code, _, _ = run("plot", "out/s.safetensors", "-o", "two", "--figure", "2")
+    assert code == 0 and {path.name for path in (tmp_path / "two").iterdir()} == {
+        "steps.png",
+        "steps.csv",
+    }
     code, _, err = run("record", "-o", "out/s.safetensors", *FEW)
     assert code == 1 and "--resume" in err
 

@@ -11,11 +11,19 @@ from PIL import Image
 
 from stas.measures.measure import Measures
 from stas.measures.result import VideoMetrics
+from stas.media.video import write_exact
 from stas.pipelines.prompts import Sample
-from stas.pipelines.sample import STRIP, Finished
+from stas.pipelines.sample import EXACT, STRIP, Finished
 from stas.studies.compare import Comparison, read_setting
 from stas.studies.differences import Difference, paired_difference
-from stas.studies.figures import draw_axis, draw_curves, frames_over
+from stas.studies.figures import (
+    draw_axis,
+    draw_curves,
+    draw_first_frames,
+    draw_frames,
+    draw_transitions,
+    frames_over,
+)
 from stas.studies.plan import Study
 from stas.studies.study import StudyRun
 from stas.studies.tables import AxisTable
@@ -42,6 +50,56 @@ def test_curves_are_means_over_the_samples_with_cross_chunk_transitions_marked()
     assert np.array_equal(similarity.lines[0].get_ydata(), -np.arange(4.0) - 5)
     assert [patch.get_x() for patch in pixels.patches] == [0.5, 2.5]
     assert len({(line.get_color(), line.get_linestyle()) for line in pixels.lines}) == 3
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    """A comparison of one sample: five frames of a level each, 100 brighter under "on"."""
+    settings, sample = [read_setting(name) for name in ("off", "on")], Sample("a", "a circle", 0)
+    run = Comparison(tmp_path, settings, [sample], {}, [], model="m", measures=Measures())
+    for number, setting in enumerate(settings):
+        levels = np.arange(5, dtype=np.uint8) * 10 + 100 * number
+        frames = np.broadcast_to(levels[:, None, None, None], (5, 32, 32, 3))
+        files = run.files(number, sample)
+        files.stem.parent.mkdir(exist_ok=True)
+        write_exact(files.path(EXACT), frames, 8)
+        curves = {name: np.arange(4.0) + number for name in ("ssim", "dino similarity")}
+        metrics = VideoMetrics(curves, {"sharpness": np.arange(5.0) + number}, CROSS)
+        run.finished[sample.name, setting.name] = Finished(SimpleNamespace(steered=True), metrics)
+    return run, sample
+
+
+def levels(axes):
+    return [int(panel.images[0].get_array()[0, 0, 0]) for panel in axes if panel.images]
+
+
+def test_first_frames_have_their_score_under_them(two_runs):
+    figure = draw_first_frames(*two_runs, "sharpness, first frame")
+    assert levels(figure.axes) == [0, 100]
+    assert [axes.get_title() for axes in figure.axes] == ["off", "on"]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["0", "1"]
+    with pytest.raises(ValueError, match="'beauty' was not measured; measured were ssim"):
+        draw_first_frames(*two_runs, "beauty")
+
+
+def test_transitions_are_over_the_frames_on_both_sides_of_them(two_runs):
+    curves, *strip = draw_transitions(*two_runs).axes
+    assert curves.get_ylabel() == "dino similarity"
+    assert [line.get_label() for line in curves.lines] == ["off", "on"]
+    assert np.array_equal(curves.lines[1].get_ydata(), np.arange(4.0) + 1)
+    assert [patch.get_x() for patch in curves.patches] == [0.5, 2.5]
+    assert [axes.get_title() for axes in strip] == ["frame 3", "frame 4"] * 2
+    assert levels(strip) == [30, 40, 130, 140]
+
+
+def test_frames_are_side_by_side(two_runs):
+    run, sample = two_runs
+    figure = draw_frames(run, sample, count=3)
+    assert levels(figure.axes) == [0, 20, 40, 100, 120, 140]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["off", "", "", "on", "", ""]
+    del run.finished[sample.name, "on"]
+    with pytest.raises(ValueError, match="'a' is not finished under every setting"):
+        draw_frames(run, sample)
 
 
 def row(measure, value, on):

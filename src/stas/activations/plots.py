@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import matplotlib
@@ -33,7 +34,7 @@ from matplotlib.figure import Figure
 from stas.activations.massive import RecordedMassiveActivations, find_massive_activations
 from stas.activations.stats import ActivationStats
 from stas.files import whole_file
-from stas.method.config import REGIONS
+from stas.method.config import REGIONS, Region
 
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = {"first_frame": "#D55E00", "boundary": "#0072B2", "interior": "#009E73"}
@@ -203,7 +204,11 @@ def token_map(
 
 
 def models(stats: Mapping[str, ActivationStats], *, block: int | None = None) -> Figure:
-    """Models side by side: the surface of each, or its strongest dimensions where no map is.
+    """The paper's Fig. 1 whole: models side by side, video and image ones, and their token groups.
+
+    Each model has a surface (Fig. 1a-d), or its strongest dimensions where no map is. The last
+    panel (Fig. 1e) has the strongest dimension of each at first-frame and boundary tokens, over
+    that at interior ones; an image model has no such groups.
 
     Args:
         stats: Statistics by the name that the picture gives them.
@@ -221,8 +226,8 @@ def models(stats: Mapping[str, ActivationStats], *, block: int | None = None) ->
         >>> grid, h = TokenGrid(2, 2, 2), torch.ones(8, 64)
         >>> stats = ActivationStats(blocks=(0,), width=64, boundary=0.08)
         >>> stats.add(0, 1, "cond", 0, partial_sums(h, grid, 0.08), grid)
-        >>> len(plots.models({"one": stats, "two": stats}).axes)
-        2
+        >>> [axes.get_title() for axes in plots.models({"one": stats, "two": stats}).axes][-1]
+        '(c) token groups\\nin the strongest dimension'
     """
     return _draw_models(list(_views(stats, None, block).values()))[0]
 
@@ -233,6 +238,7 @@ def plot(
     *,
     dims: Sequence[int] | None = None,
     block: int | None = None,
+    figure: int | None = None,
 ) -> list[Path]:
     """Draw every picture that the statistics allow.
 
@@ -242,14 +248,22 @@ def plot(
         folder: Where to write; made if it isn't there, pictures of the same names are replaced.
         dims: Dimensions to show; the massive ones of each model, else its strongest, when None.
         block: The block to show; the middle one of those recorded when None.
+        figure: Only the pictures of this figure of the paper, one of `FIGURES`; all when None.
 
     Returns:
         The pictures and tables, in the order that they were written.
 
     Raises:
-        ValueError: Nothing was recorded, or the block or a dimension was not.
+        ValueError: Nothing was recorded, the block or a dimension was not, or there is no such
+            figure.
         OSError: The folder can't be written to.
     """
+    if figure is not None and figure not in FIGURES:
+        raise ValueError(
+            f"figure must be {' or '.join(map(str, FIGURES))}, which show recorded activations, "
+            f"but got {figure}. The others show videos: docs/figures.md."
+        )
+    wanted = (*PICTURES, "models") if figure is None else FIGURES[figure]
     views = _views(stats, dims, block)
     if len({view.slug for view in views.values()}) < len(views):
         raise ValueError(f"Two of {', '.join(views)} would have the same file names: rename one.")
@@ -259,9 +273,10 @@ def plot(
     for view in views.values():
         prefix = "" if len(views) == 1 else f"{view.slug}-"
         for name, draw in PICTURES.items():
-            with suppress(_NotMappedError):
-                written += _write(folder / f"{prefix}{name}", *draw(view))
-    if len(views) > 1:
+            if name in wanted:
+                with suppress(_NotMappedError):
+                    written += _write(folder / f"{prefix}{name}", *draw(view))
+    if len(views) > 1 and "models" in wanted:
         written += _write(folder / "models", *_draw_models(list(views.values())))
     return written
 
@@ -316,6 +331,11 @@ class _View:
         return f"n = {self.seen}, {self.stats.num_steps} steps"
 
     @property
+    def regions(self) -> list[Region]:
+        """The regions that have tokens: an image has but one."""
+        return [r for r in REGIONS if int(self.stats.pooled(regions=(r,)).count[self.row, 0])]
+
+    @property
     def map_row(self) -> int:
         """Where the maps of the block are."""
         if self.block not in self.stats.map_blocks:
@@ -338,10 +358,10 @@ def _draw_groups(view: _View) -> tuple[Figure, Rows]:
     figure = _Picture()
     axes = figure.subplots()
     rows: Rows = [["dimension", "region", "mean |h|", "tokens"]]
-    for number, region in enumerate(REGIONS):
+    for number, region in enumerate(view.regions):
         pooled = view.stats.pooled(regions=(region,))
         heights = [float(pooled.mean_abs[view.row, dim]) for dim in view.dims]
-        places = np.arange(len(view.dims)) + 0.27 * (number - 1)
+        places = np.arange(len(view.dims)) + 0.27 * (number - (len(view.regions) - 1) / 2)
         axes.bar(places, heights, width=0.25, color=COLOURS[region], label=LABELS[region])
         for place, height, dim in zip(places, heights, view.dims, strict=True):
             axes.text(place, height, f"{height:.3g}", ha="center", va="bottom", fontsize=9)
@@ -370,7 +390,7 @@ def _draw_steps(view: _View) -> tuple[Figure, Rows]:
         b / i if i else float("nan")
         for b, i in zip(series["boundary"], series["interior"], strict=True)
     ]
-    for region in REGIONS:
+    for region in view.regions:
         left.plot(steps, series[region], color=COLOURS[region], label=LABELS[region], marker=".")
     right.plot(steps, ratios, color="black", marker=".")
     right.axhline(1.0, color="grey", linewidth=0.8, linestyle=":")
@@ -496,28 +516,58 @@ def _draw_token_map(view: _View) -> tuple[Figure, Rows]:
 
 
 def _draw_models(views: Sequence[_View]) -> tuple[Figure, Rows]:
-    figure = _Picture(4.0 if len(views) <= 2 else 7.5)
-    across = min(len(views), 2)
-    down = -(-len(views) // across)
+    grouped = [view for view in views if "interior" in view.regions]
+    panels = len(views) + bool(grouped)
+    across = min(panels, 3)
+    down = -(-panels // across)
+    figure = _Picture(0.3 + 3.2 * down)
     rows: Rows = [["model", "dimension", "ratio", "class", *REGIONS]]
     for number, view in enumerate(views):
         try:
             bars = _bars(view)
         except _NotMappedError:
-            axes = figure.add_subplot(down, across, number + 1)
+            axes: Any = figure.add_subplot(down, across, number + 1)
             axes.bar(range(len(view.found.ratios)), view.found.ratios, color=COLOURS["boundary"])
             axes.set_xticks(range(len(view.found.ratios)), map(str, view.found.strongest))
             axes.set_xlabel("dimension")
             axes.set_ylabel("times the mean")
-            axes.set_title(f"{view.name}\n{view.source}", fontsize=10)
         else:
             axes = figure.add_subplot(down, across, number + 1, projection="3d")
             _draw_bars(axes, view, *bars)
+        letter = ascii_lowercase[number % 26]
+        axes.set_title(f"({letter}) {view.name}, block {view.block}\n{view.source}", fontsize=9)
         for finding in view.found.findings:
             groups = (finding.first_frame, finding.boundary, finding.interior)
             kind = finding.dimension_class
             rows.append([view.name, finding.dim, finding.ratio, kind, *groups])
+    if grouped:
+        axes = figure.add_subplot(down, across, panels)
+        _draw_groups_of_models(axes, grouped)
+        letter = ascii_lowercase[len(views) % 26]
+        axes.set_title(f"({letter}) token groups\nin the strongest dimension", fontsize=9)
     return figure, rows
+
+
+def _draw_groups_of_models(axes: Any, views: Sequence[_View]) -> None:
+    """Each region's mean |h| in a model's strongest dimension, over that of interior tokens."""
+    heights = {
+        region: [
+            float(view.stats.pooled(regions=(region,)).mean_abs[view.row, view.dims[0]])
+            for view in views
+        ]
+        for region in REGIONS
+    }
+    for number, region in enumerate(REGIONS):
+        over = np.divide(heights[region], heights["interior"])
+        places = np.arange(len(views)) + 0.27 * (number - 1)
+        axes.bar(places, over, width=0.25, color=COLOURS[region], label=LABELS[region])
+        for place, value in zip(places, over, strict=True):
+            axes.text(place, value, f"{value:.2f}", ha="center", va="bottom", fontsize=7)
+    names = [f"{view.name}\ndim {view.dims[0]}" for view in views]
+    axes.set_xticks(range(len(views)), names, fontsize=8)
+    axes.set_ylabel("mean |h| over interior", fontsize=9)
+    axes.margins(y=0.35)  # room for the legend above the bars
+    axes.legend(loc="upper center", ncols=3, fontsize=7, columnspacing=0.8, handlelength=1.0)
 
 
 PICTURES: dict[str, Callable[[_View], tuple[Figure, Rows]]] = {
@@ -527,6 +577,10 @@ PICTURES: dict[str, Callable[[_View], tuple[Figure, Rows]]] = {
     "ratios": _draw_ratios,
     "map": _draw_token_map,
 }
+
+
+# Which pictures a figure of the paper is.
+FIGURES: dict[int, tuple[str, ...]] = {1: ("surface", "groups", "models"), 2: ("steps",)}
 
 
 def _write(stem: Path, figure: Figure, rows: Iterable[Sequence[object]]) -> list[Path]:

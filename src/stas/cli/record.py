@@ -199,6 +199,9 @@ def plot(
     block: Annotated[
         int | None, typer.Option(help="The block to show; the middle one by default.")
     ] = None,
+    figure: Annotated[
+        int | None, typer.Option(help="Only this figure of the paper, 1 or 2.")
+    ] = None,
 ) -> None:
     """Draw recorded statistics: pictures, and their numbers as CSV."""
     from stas.activations.stats import ActivationStats
@@ -208,7 +211,7 @@ def plot(
     if len({path.stem for path in stats}) < len(stats):
         raise ValueError("Two of the files have the same name: the pictures would not tell which.")
     loaded = {path.stem: ActivationStats.load(path) for path in stats}
-    _draw(loaded, output, dims=dims, block=block)
+    _draw(loaded, output, dims=dims, block=block, figure=figure)
 
 
 def _record(

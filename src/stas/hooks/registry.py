@@ -14,8 +14,9 @@ from torch import nn
 
 from stas.method.tokens import Axes
 
-# From the innermost hook outwards: what is recorded is what steering left.
-HOOK_NAMES = ("stas", "stas_record")
+# From the innermost hook outwards: a weak model is the steered one, disrupted; what is recorded is
+# what these left.
+HOOK_NAMES = ("stas", "stas_guidance", "stas_record")
 
 
 class HookOwner(Protocol):

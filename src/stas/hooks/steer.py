@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -29,6 +29,8 @@ from stas.method.shards import TokenGroup
 from stas.method.steerer import Branches, DimsOrigin, SteeredDims, SteeredForward, Steerer
 from stas.method.tokens import VideoTokens
 from stas.models.spec import ModelSpec
+
+SteeringT = TypeVar("SteeringT", bound="TransformerSteering")
 
 
 class TransformerSteering(TransformerHooks[SteeredForward]):
@@ -278,7 +280,7 @@ def steer(
     handle = SteeringHandle(
         config,
         {
-            name: _plan(name, transformer, spec, config, loop, shared)
+            name: plan(TransformerSteering, name, transformer, spec, config, loop, shared)
             for name, (transformer, spec) in transformers.items()
         },
     )
@@ -333,17 +335,18 @@ def _resolve_config(config: STASConfig | None, overrides: Mapping[str, Any]) -> 
     return replace(base, **overrides)
 
 
-def _plan(
+def plan(
+    kind: type[SteeringT],
     name: str,
     transformer: nn.Module,
     spec: ModelSpec,
     config: STASConfig,
     loop: Loop,
-    group: TokenGroup | None,
-) -> TransformerSteering:
+    group: TokenGroup | None = None,
+) -> SteeringT:
     """Check everything about one transformer and prepare its steering, attaching nothing."""
     blocks = spec.blocks(transformer)
-    refuse_a_second(name, spec, blocks, TransformerSteering)
+    refuse_a_second(name, spec, blocks, kind)
     dims = _find_dims(transformer, spec, config)
     if dims.numbers is None and loop.branch is not None:
         raise ValueError(
@@ -353,7 +356,7 @@ def _plan(
         )
     check_dims(dims.numbers or (), spec.feature_width(config_of(transformer)), name, spec)
     numbers = block_numbers(config, len(blocks), name)
-    return TransformerSteering(name, transformer, spec, numbers, loop, config, dims, group)
+    return kind(name, transformer, spec, numbers, loop, config, dims, group)
 
 
 def _find_dims(transformer: nn.Module, spec: ModelSpec, config: STASConfig) -> SteeredDims:

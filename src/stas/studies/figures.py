@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from stas.media.pictures import labelled
-from stas.pipelines.sample import STRIP
+from stas.media.video import Frames, read_video
+from stas.pipelines.prompts import Sample
+from stas.pipelines.sample import EXACT, STRIP, VIDEO
 from stas.studies.tables import AxisTable
 
 if TYPE_CHECKING:
     from stas.studies.compare import Comparison
+    from stas.studies.run import Run
     from stas.studies.study import StudyRun
 
 # Okabe and Ito's colours, told apart with any colour vision; the lines differ as well.
@@ -25,8 +28,8 @@ PANELS = 3  # of an axis, beside one another
 def draw_curves(run: Comparison) -> Figure:
     """The curves over the transitions, the mean over samples, cross-chunk transitions marked.
 
-    With a DINO or CLIP encoder this is the paper's Fig. 4. Drawn are the pixel difference, SSIM
-    and the encoders' similarities; the other curves are in `curves.csv`.
+    With a DINO or CLIP encoder these are the curves of the paper's Fig. 4. Drawn are the pixel
+    difference, SSIM and the encoders' similarities; the other curves are in `curves.csv`.
     """
     whole = run.whole_samples()
     first = run.metrics(whole[0], run.settings[0])
@@ -37,23 +40,11 @@ def draw_curves(run: Comparison) -> Figure:
     ]
     figure = Figure(figsize=(8.0, 0.8 + 2.6 * len(shown)), dpi=100, layout="constrained")
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
-    places = np.arange(len(first.cross))
     for axes, name in zip(panels, shown, strict=True):
-        for number, place in enumerate(places[first.cross]):
-            label = "cross-chunk transition" if number == 0 else None
-            axes.axvspan(place - 0.5, place + 0.5, color="0.88", label=label, zorder=0)
+        _mark_cross(axes, first.cross)
         for number, setting in enumerate(run.settings):
             curves = [run.metrics(sample, setting).curves[name] for sample in whole]
-            values = np.mean(curves, axis=0)
-            axes.plot(
-                places,
-                values,
-                LINES[number % len(LINES)],
-                color=COLOURS[number % len(COLOURS)],
-                marker="o",
-                markersize=3.5,
-                label=setting.name,
-            )
+            _plot_curve(axes, np.mean(curves, axis=0), number, setting.name)
         axes.set_ylabel(name)
     panels[-1].set_xlabel("transition from pixel frame p to p + 1")
     panels[-1].xaxis.get_major_locator().set_params(integer=True)
@@ -62,6 +53,146 @@ def draw_curves(run: Comparison) -> Figure:
     count = len(whole)
     panels[0].set_title(f"mean over {count} video{'s' * (count > 1)} a run", fontsize=10)
     return figure
+
+
+def draw_first_frames(run: Run, sample: Sample, score: str) -> Figure:
+    """The paper's Fig. 3: the first frame under each setting, a score under each.
+
+    Args:
+        run: A comparison or study with the sample finished under every setting.
+        sample: Which video.
+        score: What was measured, by the name that its numbers have, such as "aesthetic, first
+            frame".
+
+    Returns:
+        The figure, 800 pixels wide, three frames in a row.
+
+    Raises:
+        ValueError: The sample is not finished, or the score was not taken.
+    """
+    videos, numbers = _videos(run, sample), run.numbers()
+    across = min(3, len(videos))
+    down = -(-len(videos) // across)
+    figure = Figure(figsize=(8.0, 0.4 + 3.0 * down), dpi=100, layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for axes, (name, frames) in zip(panels, videos.items(), strict=False):
+        found = numbers.get((sample.name, name), {})
+        if score not in found:
+            raise ValueError(f"{score!r} was not measured; measured were {', '.join(found)}.")
+        _show(axes, frames[0], name, "")
+        axes.set_xlabel(f"{found[score]:.4g}")
+    for axes in panels[len(videos) :]:
+        axes.set_axis_off()
+    figure.suptitle(f"{sample.prompt}\nbelow: {score}", fontsize=9)
+    return figure
+
+
+def draw_transitions(run: Comparison, sample: Sample) -> Figure:
+    """The paper's Fig. 4: similarity of consecutive frames of one video, over strips of its frames.
+
+    Drawn are the encoders' similarities, SSIM where there are none; cross-chunk transitions are
+    marked. A strip has the frames on both sides of the first of these that lie within the video.
+
+    Args:
+        run: A comparison with the sample finished under every setting.
+        sample: Which video.
+
+    Returns:
+        The figure, 800 pixels wide.
+
+    Raises:
+        ValueError: The sample is not finished.
+    """
+    videos = _videos(run, sample)
+    first = run.metrics(sample, run.settings[0])
+    similar = [name for name in first.curves if name.endswith(" similarity")]
+    names = similar or ["ssim"]
+    marked = [int(place) for place in np.flatnonzero(first.cross)[1:4]] or [0]
+    chosen = [frame for place in marked for frame in (place, place + 1)]
+    rows = len(names) + len(videos)
+    figure = Figure(figsize=(8.0, 2.2 * len(names) + 1.6 * len(videos)), dpi=100)
+    figure.set_layout_engine("constrained")
+    ratios = [2.2] * len(names) + [1.6] * len(videos)
+    grid = figure.add_gridspec(rows, len(chosen), height_ratios=ratios)
+    for number, name in enumerate(names):
+        axes = figure.add_subplot(grid[number, :])
+        _mark_cross(axes, first.cross)
+        for place, setting in enumerate(run.settings):
+            _plot_curve(axes, run.metrics(sample, setting).curves[name], place, setting.name)
+        axes.set_ylabel(name)
+        axes.set_xlabel("transition from pixel frame p to p + 1")
+        axes.margins(y=0.3)  # room for the legend
+        axes.legend(loc="upper center", ncols=3, fontsize=8)
+    for row, (name, frames) in enumerate(videos.items(), len(names)):
+        for column, frame in enumerate(chosen):
+            axes = figure.add_subplot(grid[row, column])
+            _show(axes, frames[frame], f"frame {frame}", name if column == 0 else "")
+    figure.suptitle(sample.prompt, fontsize=9)
+    return figure
+
+
+def draw_frames(run: Run, sample: Sample, *, count: int = 6) -> Figure:
+    """The paper's Fig. 5: frames of one video side by side, a row a setting.
+
+    Args:
+        run: A comparison or study with the sample finished under every setting.
+        sample: Which video.
+        count: How many evenly spaced frames, first and last included; 2 or more.
+
+    Returns:
+        The figure, 800 pixels wide.
+
+    Raises:
+        ValueError: The sample is not finished.
+    """
+    videos = _videos(run, sample)
+    last = len(next(iter(videos.values()))) - 1
+    chosen = np.unique(np.linspace(0, last, count).round().astype(int))
+    height = 0.5 + 8.0 / len(chosen) * len(videos)
+    figure = Figure(figsize=(8.0, height), dpi=100, layout="constrained")
+    panels = figure.subplots(len(videos), len(chosen), squeeze=False)
+    for row, (name, frames) in zip(panels, videos.items(), strict=True):
+        for axes, frame in zip(row, chosen, strict=True):
+            _show(axes, frames[frame], f"frame {frame}", name if axes is row[0] else "")
+    figure.suptitle(sample.prompt, fontsize=9)
+    return figure
+
+
+def _videos(run: Run, sample: Sample) -> dict[str, Frames]:
+    """A sample's frames by setting, exact ones where they were kept."""
+    if sample not in run.whole_samples():
+        raise ValueError(f"Sample {sample.name!r} is not finished under every setting.")
+    files = {setting.name: run.files(number, sample) for number, setting in enumerate(run.settings)}
+    return {
+        name: read_video(each.path(EXACT if EXACT in each.kinds else VIDEO))
+        for name, each in files.items()
+    }
+
+
+def _show(axes: Any, frame: Any, title: str, label: str) -> None:
+    axes.imshow(frame)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(title, fontsize=8)
+    axes.set_ylabel(label, fontsize=9)
+
+
+def _mark_cross(axes: Any, cross: Any) -> None:
+    for number, place in enumerate(np.flatnonzero(cross)):
+        label = "cross-chunk transition" if number == 0 else None
+        axes.axvspan(place - 0.5, place + 0.5, color="0.88", label=label, zorder=0)
+
+
+def _plot_curve(axes: Any, values: Any, number: int, name: str) -> None:
+    axes.plot(
+        np.arange(len(values)),
+        values,
+        LINES[number % len(LINES)],
+        color=COLOURS[number % len(COLOURS)],
+        marker="o",
+        markersize=3.5,
+        label=name,
+    )
 
 
 def draw_axis(table: AxisTable) -> Figure:
