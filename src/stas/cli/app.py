@@ -26,6 +26,7 @@ from stas.cli.rate import rate
 from stas.cli.record import plot, profile, record
 from stas.cli.say import RepeatError, console, notes, sentence
 from stas.cli.studies import compare, study
+from stas.cli.tune import tune
 
 P = ParamSpec("P")
 # The base of all usage errors: click's, which newer versions of typer carry inside.
@@ -102,5 +103,5 @@ def _options(
 
 
 app.command()(models)
-for command in (generate, record, profile, plot, compare, study, rate):
+for command in (generate, record, profile, plot, compare, study, tune, rate):
     app.command()(_stoppable(command))
