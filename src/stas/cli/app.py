@@ -20,10 +20,12 @@ from rich.markup import escape
 
 from stas import __version__
 from stas.checks import StasWarning
+from stas.cli.bench import bench
 from stas.cli.generate import generate
 from stas.cli.models import models
 from stas.cli.rate import rate
 from stas.cli.record import plot, profile, record
+from stas.cli.reproduce import reproduce
 from stas.cli.say import RepeatError, console, notes, sentence
 from stas.cli.studies import compare, study
 from stas.cli.tune import tune
@@ -103,5 +105,6 @@ def _options(
 
 
 app.command()(models)
-for command in (generate, record, profile, plot, compare, study, tune, rate):
+for command in (generate, record, profile, plot, compare, study, tune, rate, reproduce):
     app.command()(_stoppable(command))
+app.add_typer(bench, name="bench")

@@ -21,7 +21,7 @@ from stas.pipelines.manifest import Manifest
 from stas.pipelines.prompts import Sample
 from stas.pipelines.sample import EXACT, MANIFEST, VIDEO, VideoFiles
 from stas.studies.compare import Comparison
-from stas.studies.plan import Setting, Study
+from stas.studies.plan import Setting, Study, frozen
 from stas.studies.run import Run
 from stas.studies.study import StudyRun
 
@@ -235,7 +235,7 @@ def _comparison(folder: Path, plan: Mapping[str, Any]) -> Run:
 
 
 def _study(folder: Path, plan: Mapping[str, Any]) -> Run:
-    study = Study(**_frozen(plan))
+    study = Study(**frozen(plan))
     return StudyRun(
         folder=folder,
         settings=study.settings(),
@@ -244,13 +244,6 @@ def _study(folder: Path, plan: Mapping[str, Any]) -> Run:
         measured=(),
         study=study,
     )
-
-
-def _frozen(value: Any) -> Any:
-    """JSON's lists as the tuples that they were."""
-    if isinstance(value, Mapping):
-        return {key: _frozen(each) for key, each in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _check_manifest(manifest: Manifest, place: Path, sample: Sample, setting: Setting) -> None:

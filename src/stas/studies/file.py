@@ -12,7 +12,7 @@ from typing import Any
 
 from stas.assets import BUNDLED, prompt_list, shipped
 from stas.checks import expect, is_whole
-from stas.studies.plan import Study
+from stas.studies.plan import Study, frozen
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -106,24 +106,42 @@ def _study(path: Path, data: dict[str, Any]) -> Study:
         )
     for name in ("arguments", "base", "axes"):
         expect(isinstance(data.get(name, {}), dict), f"{name} must be a table")
-    prompts, origin = _prompts(path, data.pop("prompts", "list"), data.get("model", BUNDLED))
+    prompts, origin = read_prompt_list(
+        path, data.pop("prompts", "list"), data.get("model", BUNDLED)
+    )
     if (count := data.pop("count", None)) is not None:
         fits = is_whole(count, 1, len(prompts) + 1)
         expect(fits, f"count must be 1 to {len(prompts)}, the number of prompts, but got {count}")
         prompts = prompts[:count]
     data["axes"] = {
-        axis: tuple(_frozen(value) for value in _list(axis, values))
+        axis: tuple(frozen(value) for value in _list(axis, values))
         for axis, values in data.get("axes", {}).items()
     }
-    data["base"] = {name: _frozen(value) for name, value in data.get("base", {}).items()}
+    data["base"] = {name: frozen(value) for name, value in data.get("base", {}).items()}
     for name in ("measures", "own_measures", "encoders"):
         if name in data:
             data[name] = tuple(_list(name, data[name]))
     return Study(name=path.stem, prompts=tuple(prompts), prompt_file=origin, **data)
 
 
-def _prompts(path: Path, listed: Any, model: Any) -> tuple[list[str], dict[str, Any] | None]:
-    """The prompts, and the name and hash of their file if they are not the study's own."""
+def read_prompt_list(
+    path: Path, listed: Any, model: Any
+) -> tuple[list[str], dict[str, Any] | None]:
+    """The prompts that a TOML file gives, and where they are from.
+
+    Args:
+        path: The TOML file.
+        listed: The prompts themselves; "list" for those that ship for the model; or the name of a
+            text file beside the TOML file.
+        model: Id or folder of the model.
+
+    Returns:
+        The prompts, and the name and SHA-256 of their file; None where the TOML file holds them.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: `listed` is none of these.
+    """
     if isinstance(listed, list):
         return listed, None
     expect(isinstance(listed, str), f"prompts must be a list or a file, but got {listed!r}")
@@ -139,7 +157,3 @@ def _prompts(path: Path, listed: Any, model: Any) -> tuple[list[str], dict[str, 
 def _list(name: str, values: Any) -> Sequence[Any]:
     expect(isinstance(values, list), f"{name} must be a list, but got {values!r}")
     return list(values)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -252,6 +252,18 @@ def in_words(value: Any) -> str:
     return str(value)
 
 
+def frozen(value: Any) -> Any:
+    """A value from JSON or TOML with tuples for its lists, as a study holds it.
+
+    Example:
+        >>> frozen({"regions": [["boundary"], []]})
+        {'regions': (('boundary',), ())}
+    """
+    if isinstance(value, Mapping):
+        return {key: frozen(each) for key, each in value.items()}
+    return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(each) for key, each in value.items()}

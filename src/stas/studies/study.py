@@ -49,7 +49,7 @@ class StudyRun(Run):
         if self._classes() and path.is_file():
             stats = ActivationStats.load(path)
             if stats.metadata.get("finished") == stats.metadata.get("videos"):
-                self._replace_classes(stats)
+                self.replace_classes(stats)
         super().read()
 
     def find_dims(self, loaded: LoadedPipeline, tell: Tell) -> None:
@@ -76,12 +76,12 @@ class StudyRun(Run):
             resume=path.exists(),
             report=report,
         )
-        self._replace_classes(stats)
+        self.replace_classes(stats)
 
     def _classes(self) -> set[str]:
         return {each.dims_class for each in self.settings if each.dims_class is not None}
 
-    def _replace_classes(self, stats: ActivationStats) -> None:
+    def replace_classes(self, stats: ActivationStats) -> None:
         found = find_massive_activations(stats)
         if not found.dims:
             raise ValueError(

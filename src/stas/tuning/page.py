@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jinja2
 from matplotlib.figure import Figure
 
-import stas.studies
 from stas import __version__
 from stas.files import whole_file
-from stas.studies.page import inside
+from stas.studies.page import write_page
 from stas.tuning.race import Interval, Race
 
 if TYPE_CHECKING:
     from stas.tuning.run import TuneRun
 
 COLOURS = {"race": "#2563ab", "confirmation": "#c2410c"}
-
-
-@cache
-def _templates() -> jinja2.Environment:
-    # The page has the looks of those of studies.
-    homes = [Path(__file__).parent, Path(stas.studies.__file__).parent]
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader([home / "templates" for home in homes]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def rows(race: Race) -> list[tuple[str, str, Interval, str]]:
@@ -104,23 +88,17 @@ def write_tune_page(run: TuneRun, race: Race) -> Path:
     Returns:
         The page; the picture is inside it.
     """
-    picture, page = run.folder / "intervals.png", run.folder / "report.html"
+    picture = run.folder / "intervals.png"
     with whole_file(picture, alone=True) as temporary:
         draw_intervals(race).savefig(temporary)
     guards = [(each, race.confirmation_interval(each)) for each in race.rules.guards]
-    text = (
-        _templates()
-        .get_template("tune.html")
-        .render(
-            title=f"Tuning: {run.tune.study.name}",
-            lead=lead(run, race),
-            rows=rows(race),
-            guards=guards if race.confirmed else [],
-            interval_text=interval_text,
-            picture=inside(picture),
-            race=race,
-        )
+    return write_page(
+        run.folder / "report.html",
+        "tune.html",
+        title=f"Tuning: {run.tune.study.name}",
+        lead=lead(run, race),
+        rows=rows(race),
+        guards=guards if race.confirmed else [],
+        interval_text=interval_text,
+        picture=picture,
     )
-    with whole_file(page, alone=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return page

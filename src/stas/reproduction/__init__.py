@@ -1,0 +1,1 @@
+"""The paper's whole evaluation, from one file to one page."""

@@ -1,0 +1,1 @@
+"""Reproductions, run whole on the bundled model at its smallest."""
