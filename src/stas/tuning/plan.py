@@ -114,13 +114,12 @@ def tune_of(path: Path, data: Mapping[str, Any], **changes: Any) -> Tune:
         if name in rules:
             rules[name] = number(name, rules[name])
     expect(is_whole(rules["budget"], 1), f"budget must be videos, but got {rules['budget']!r}")
-    study = study_of(path, said, **given)
     rules |= {
         "objective": _objective(rules["objective"]),
         "guards": tuple(map(_objective, guards)),
-        "prompts": len(study.prompts),
     }
-    return Tune(study, Rules(**rules))
+    study = study_of(path, said, **given)
+    return Tune(study, Rules(**rules, prompts=len(study.prompts)))
 
 
 _WHY = {

@@ -308,7 +308,7 @@ class Race:
             self._end_phases()
             if not self.alive:
                 self._nothing("every setting was dropped in the race")
-            elif len(self.alive) == 1 and self._mean(self.alive[0]) <= 0:
+            elif self._race_was_lost():
                 self._nothing(f"{self.alive[0]}, the best of the race, was no better than off")
         else:
             self.confirmed += samples
@@ -337,6 +337,11 @@ class Race:
         """What the confirmation says of the setting that won the race."""
         gains = self.gains(self.alive[0], objective or self.rules.objective, self.confirmed)
         return always_valid(gains, self.rules.error, self._planned)
+
+    def _race_was_lost(self) -> bool:
+        """Whether the best setting was no better than off, in enough pairs to leave it at that."""
+        gains = self.gains(self.alive[0], self.rules.objective)
+        return len(self.alive) == 1 and len(gains) >= FEWEST_PAIRS and fmean(gains) <= 0
 
     def _mean(self, setting: str) -> float:
         gains = self.gains(setting, self.rules.objective)
