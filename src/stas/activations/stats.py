@@ -172,6 +172,7 @@ class ActivationStats:
         self.samples: dict[tuple[int, RowBranch], int] = {}
         self.surface: RunningMean | None = None  # (map_blocks, bins, D)
         self.token_map: RunningMean | None = None  # (map_blocks, map_dims, F, H, W)
+        self.video_maps: torch.Tensor | None = None  # (videos, map_blocks, map_dims, H, W)
 
     def __repr__(self) -> str:
         return (
@@ -268,6 +269,17 @@ class ActivationStats:
         self.surface.add(surface, at=index)
         self.token_map.add(values, at=index)
 
+    def keep_video_map(self) -> None:
+        """Keep what was recorded so far as the map of one video; nothing where there are no maps.
+
+        It is the mean over the latent frames after the first, whose magnitude is its own, or of
+        the only one [our choice]: (rows, columns) for each block and dimension, float32.
+        """
+        if self.token_map is not None and self.map_dims:
+            frames = self.token_map.mean
+            later = frames[:, :, 1:] if frames.shape[2] > 1 else frames
+            self.video_maps = later.mean(2)[None].float()
+
     def pooled(
         self,
         *,
@@ -326,6 +338,9 @@ class ActivationStats:
                 if getattr(self, name) is None:
                     setattr(self, name, RunningMean(theirs_map.mean.shape))
                 getattr(self, name).add(theirs_map.mean, theirs_map.count)
+        if other.video_maps is not None:
+            maps = [each for each in (self.video_maps, other.video_maps) if each is not None]
+            self.video_maps = torch.cat(maps)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the statistics as safetensors; the file appears whole or not at all."""
@@ -337,6 +352,8 @@ class ActivationStats:
         for name in ("surface", "token_map"):
             if (running := getattr(self, name)) is not None:
                 tensors[f"{name}.mean"], tensors[f"{name}.count"] = running.mean, running.count
+        if self.video_maps is not None:
+            tensors["video_maps"] = self.video_maps.contiguous()
         header = {
             "blocks": self.blocks,
             "width": self.width,
@@ -413,6 +430,11 @@ class ActivationStats:
                 _expect_array(f"{name}.count", count, mean.shape, running.count.dtype)
                 running.mean, running.count = mean.clone(), tensors[f"{name}.count"].clone()
                 setattr(stats, name, running)
+        if (maps := tensors.get("video_maps")) is not None:
+            mapped = (len(stats.map_blocks), len(stats.map_dims))
+            fits = maps.ndim == 5 and tuple(maps.shape[1:3]) == mapped
+            expect(fits and maps.dtype == torch.float32, "video_maps are not those of its maps")
+            stats.video_maps = maps.clone()
         return stats
 
 

@@ -199,6 +199,15 @@ def plot(
     block: Annotated[
         int | None, typer.Option(help="The block to show; the middle one by default.")
     ] = None,
+    raster: Annotated[
+        bool,
+        typer.Option(
+            "--raster",
+            metavar="",
+            help="Draw and say instead whether dimensions follow the place in the sequence or the "
+            "picture's border, by prompt.",
+        ),
+    ] = False,
 ) -> None:
     """Draw recorded statistics: pictures, and their numbers as CSV."""
     from stas.activations.stats import ActivationStats
@@ -208,7 +217,10 @@ def plot(
     if len({path.stem for path in stats}) < len(stats):
         raise ValueError("Two of the files have the same name: the pictures would not tell which.")
     loaded = {path.stem: ActivationStats.load(path) for path in stats}
-    _draw(loaded, output, dims=dims, block=block)
+    if raster:
+        _draw_raster(loaded, output, dims=dims, block=block)
+    else:
+        _draw(loaded, output, dims=dims, block=block)
 
 
 def _record(
@@ -232,6 +244,18 @@ def _draw(stats: Any, folder: Path, **options: Any) -> None:
         written = plot(stats, folder, **options)
     for path in written:
         console.print(escape(str(path)))
+
+
+def _draw_raster(stats: Any, folder: Path, **options: Any) -> None:
+    from stas.activations.raster import raster, write_raster
+
+    found = {name: raster(each, **options) for name, each in stats.items()}
+    for name, evidence in found.items():
+        for each in evidence:
+            of = f"{name}: " if len(found) > 1 else ""
+            console.print(escape(f"{of}dimension {each.dim}, block {each.block}: {each.words}"))
+        for path in write_raster(evidence, folder, f"{name}-" if len(found) > 1 else ""):
+            console.print(escape(str(path)))
 
 
 def _prompt_texts(path: Path | None, model: str, count: int) -> list[str]:

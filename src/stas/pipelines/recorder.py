@@ -109,6 +109,7 @@ class RecordJob(PipelineJob):
         except Exception as error:
             message = f"video {number} ({self._prompts[number]!r}) failed: {error}"
             raise TaskError(message, again=is_out_of_memory(error)) from error
+        recording.stats.keep_video_map()
         with whole_file(self._part(number), alone=True) as temporary:
             recording.stats.save(temporary)
         self.merge()
