@@ -10,6 +10,7 @@ from stas.activations.raster import draw_raster, raster, write_raster
 from stas.activations.stats import ActivationStats
 from stas.hooks.record import record
 from tests.tiny import plant_massive_dimension, tiny_wan_transformer
+from tests.zoo.images import TINIES
 
 GRID = (8, 10)
 
@@ -106,6 +107,30 @@ def test_planted_models_are_told_apart(kind, frames):
     }[kind]
     assert total.video_maps.shape == (10, 3, 1, *GRID)
     assert raster(total)[0].words.startswith(said)
+
+
+@pytest.mark.parametrize("kind", ["position", "none"])
+def test_an_image_model_is_read_by_its_only_frame(kind):
+    tiny = next(each for each in TINIES if each.name == "stable diffusion 3")
+    transformer, inputs = tiny.transformer(), tiny.inputs((1, 5, 8), 8)
+    added = torch.full((40,), 100.0)
+    if kind == "position":
+        added[:4] += 30  # 8 % of 40 tokens, rounded up
+    place = torch.nn.functional.one_hot(torch.tensor(3), 32)
+    transformer.pos_embed.register_forward_hook(
+        lambda module, args, tokens: tokens + added[:, None] * place
+    )
+    total = ActivationStats(
+        blocks=(0, 1, 2), width=32, boundary=0.08, map_blocks=(0, 1, 2), map_dims=(3,)
+    )
+    for sample in range(8):
+        one = {name: value[sample : sample + 1] for name, value in inputs.items()}
+        with record(transformer, map_blocks="all", map_dims=(3,)) as recording, torch.no_grad():
+            transformer(**one)
+        recording.stats.keep_video_map()
+        total.merge(recording.stats)
+    assert total.video_maps.shape == (8, 3, 1, 5, 8)
+    assert ("position in the sequence (head" in raster(total)[0].words) == (kind == "position")
 
 
 def test_maps_by_prompt_survive_the_file_and_a_merge(tmp_path):

@@ -14,14 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
 
 from stas.activations.intervals import MeanInterval, mean_interval
 from stas.activations.stats import ActivationStats
 from stas.checks import expect
 from stas.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 POSITION = ("head", "tail", "jump")
 FEWEST = 6  # prompts, as for paired differences
@@ -162,6 +165,8 @@ def draw_raster(evidence: RasterEvidence) -> Figure:
     Returns:
         The figure, 800 pixels wide.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8.0, 3.6), dpi=100, layout="constrained")
     rows, numbers = figure.subplots(1, 2)
     for column, (label, colour) in enumerate((("left half", "#0072B2"), ("right half", "#D55E00"))):

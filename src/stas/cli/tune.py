@@ -170,7 +170,7 @@ def tune(
         dtype=study.dtype,
         offload=offload,
     )
-    loaded = load_for(shared, options)
+    loaded = load_for(shared, options) if run.race().next_round() else options
     with bars() as report:
         race = run_tune(
             wanted, run.folder, pipeline=loaded, workers=shared, batch=batch, report=report
