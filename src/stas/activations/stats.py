@@ -173,6 +173,7 @@ class ActivationStats:
         self.surface: RunningMean | None = None  # (map_blocks, bins, D)
         self.token_map: RunningMean | None = None  # (map_blocks, map_dims, F, H, W)
         self.video_maps: torch.Tensor | None = None  # (videos, map_blocks, map_dims, H, W)
+        self.video_ratios: torch.Tensor | None = None  # (videos, D)
 
     def __repr__(self) -> str:
         return (
@@ -338,9 +339,10 @@ class ActivationStats:
                 if getattr(self, name) is None:
                     setattr(self, name, RunningMean(theirs_map.mean.shape))
                 getattr(self, name).add(theirs_map.mean, theirs_map.count)
-        if other.video_maps is not None:
-            maps = [each for each in (self.video_maps, other.video_maps) if each is not None]
-            self.video_maps = torch.cat(maps)
+        for name in ("video_maps", "video_ratios"):
+            both = [getattr(each, name) for each in (self, other)]
+            if known := [each for each in both if each is not None]:
+                setattr(self, name, torch.cat(known))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the statistics as safetensors; the file appears whole or not at all."""
@@ -352,8 +354,9 @@ class ActivationStats:
         for name in ("surface", "token_map"):
             if (running := getattr(self, name)) is not None:
                 tensors[f"{name}.mean"], tensors[f"{name}.count"] = running.mean, running.count
-        if self.video_maps is not None:
-            tensors["video_maps"] = self.video_maps.contiguous()
+        for name in ("video_maps", "video_ratios"):
+            if (of_videos := getattr(self, name)) is not None:
+                tensors[name] = of_videos.contiguous()
         header = {
             "blocks": self.blocks,
             "width": self.width,
@@ -430,11 +433,12 @@ class ActivationStats:
                 _expect_array(f"{name}.count", count, mean.shape, running.count.dtype)
                 running.mean, running.count = mean.clone(), tensors[f"{name}.count"].clone()
                 setattr(stats, name, running)
-        if (maps := tensors.get("video_maps")) is not None:
-            mapped = (len(stats.map_blocks), len(stats.map_dims))
-            fits = maps.ndim == 5 and tuple(maps.shape[1:3]) == mapped
-            expect(fits and maps.dtype == torch.float32, "video_maps are not those of its maps")
-            stats.video_maps = maps.clone()
+        mapped = (len(stats.map_blocks), len(stats.map_dims))
+        for name, axes, of_one in (("video_maps", 5, mapped), ("video_ratios", 2, (stats.width,))):
+            if (kept := tensors.get(name)) is not None:
+                fits = kept.ndim == axes and tuple(kept.shape[1 : 1 + len(of_one)]) == of_one
+                expect(fits and kept.dtype == torch.float32, f"{name} are not of these videos")
+                setattr(stats, name, kept.clone())
         return stats
 
 

@@ -153,6 +153,7 @@ def profile(
     arguments = call_arguments(frames, size, steps, guidance)
     if output is not None and output.suffix != ".json":
         raise ValueError(f"A profile is a .json file, but got {str(output)!r}.")
+    from stas.activations.certainty import certainty
     from stas.activations.profiles import cached_profile
     from stas.assets import BUNDLED, BUNDLED_MODEL
     from stas.pipelines.recorder import make_profile
@@ -172,6 +173,8 @@ def profile(
     given = load_for(shared, options)
     stats = _record(given, chosen, arguments, recorded, seed=seed, resume=resume, workers=shared)
     say_findings(stats)
+    if stats.video_ratios is not None:
+        console.print(escape(certainty(stats).describe()))
     loaded = loading(given) if isinstance(given, PipelineOptions) else given
     made, found = make_profile(stats, loaded.transformer, name)
     if made is None:
