@@ -7,7 +7,9 @@ import random
 
 import pytest
 
+from stas.tuning.page import draw_intervals, rows
 from stas.tuning.race import FEWEST_PAIRS, Objective, Race, Rules, always_valid
+from stas.tuning.run import evidence
 
 SCORE = Objective("score", "higher")
 
@@ -118,6 +120,19 @@ def test_numbers_that_are_missing_leave_their_pair_out_until_they_are_too_many()
     assert race.confirmation_interval().pairs == 3
     with pytest.raises(ValueError, match=r"gave a number for 0 of 8 videos"):
         Race(["a"], rules()).add([{"off": {}, "a": {}}] * 4)
+    with pytest.raises(ValueError, match=r"gave a number for 7 of 16 videos"):
+        race.add([{"off": {}, "a": {}}] * 4)
+
+
+def test_every_setting_may_be_dropped_in_the_race():
+    guarded = rules(guards=(Objective("guard", "higher", 0.5),), budget=400)
+    race = play(Race(["a", "b"], guarded), {"a": -4.0, "b": -4.0}, noise=0.2)
+    assert race.outcome.winner is None and not race.alive and not race.confirmed
+    assert [drop.why for drop in race.drops] == ["not better than off"] * 2
+    assert race.spent < 60
+    assert evidence(race)["confirmation"] == {}
+    assert {row[1] for row in rows(race)} == {"race"}
+    draw_intervals(race)
 
 
 @pytest.mark.parametrize(

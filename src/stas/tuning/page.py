@@ -91,14 +91,14 @@ def write_tune_page(run: TuneRun, race: Race) -> Path:
     picture = run.folder / "intervals.png"
     with whole_file(picture, alone=True) as temporary:
         draw_intervals(race).savefig(temporary)
-    guards = [(each, race.confirmation_interval(each)) for each in race.rules.guards]
+    guards = race.rules.guards if race.confirmed else ()
     return write_page(
         run.folder / "report.html",
         "tune.html",
         title=f"Tuning: {run.tune.study.name}",
         lead=lead(run, race),
         rows=rows(race),
-        guards=guards if race.confirmed else [],
+        guards=[(each, race.confirmation_interval(each)) for each in guards],
         interval_text=interval_text,
         picture=picture,
     )

@@ -303,7 +303,7 @@ class Race:
         self.spent += len(samples) * (len(self.alive) + 1)
         if self.stage == "race":
             self.raced += samples
-            self._check(self.raced)
+            self._check()
             self._drop_by_evidence()
             self._end_phases()
             if not self.alive:
@@ -312,7 +312,7 @@ class Race:
                 self._nothing(f"{self.alive[0]}, the best of the race, was no better than off")
         else:
             self.confirmed += samples
-            self._check(self.confirmed)
+            self._check()
             self._look()
 
     def gains(
@@ -347,25 +347,24 @@ class Race:
         gains = self.gains(setting, self.rules.objective)
         return fmean(gains) if gains else -inf
 
-    def _check(self, samples: Sequence[Numbers]) -> None:
+    def _check(self) -> None:
+        every = [*self.raced, *self.confirmed]
+        enough = len(every) >= FEWEST_PAIRS
         for each in (self.rules.objective, *self.rules.guards):
             values = [
-                numbers.get(each.measure, nan) for sample in samples for numbers in sample.values()
+                numbers.get(each.measure, nan) for sample in every for numbers in sample.values()
             ]
             known = [value for value in values if isfinite(value)]
-            if 2 * len(known) < len(values):
+            if not known or (enough and 2 * len(known) < len(values)):
                 raise ValueError(
                     f"The measure {each.measure!r} gave a number for {len(known)} of "
                     f"{len(values)} videos, too few to decide by it. Mend it, or name another."
                 )
-        first = self.rules.objective.measure
-        every = [*self.raced, *self.confirmed]
-        seen = {numbers.get(first, nan) for sample in every for numbers in sample.values()}
-        if len(every) >= FEWEST_PAIRS and len(seen) == 1:
-            raise ValueError(
-                f"The measure {first!r} is {seen.pop():g} in every video, so nothing can be told "
-                "by it. Name another."
-            )
+            if enough and each.margin is None and len(set(values)) == 1:
+                raise ValueError(
+                    f"The measure {each.measure!r} is {known[0]:g} in every video, so nothing can "
+                    "be told by it. Name another."
+                )
 
     def _drop_by_evidence(self) -> None:
         leader = max(self.alive, key=self._mean)
