@@ -55,6 +55,7 @@ pictures: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/python -m docs.make_models
 	$(BIN)/python -m docs.make_comfyui
+	$(BIN)/python -m docs.make_tuning
 	$(BIN)/python -m docs.make_workflows
 	$(BIN)/python -m docs.make_peers
 	$(BIN)/python -m docs.make_defaults

@@ -76,3 +76,19 @@ def test_bad_input_gets_a_clear_error(run, tmp_path, arguments, message):
     assert re.search(rf"Error: [\s\S]*{message}", err)
     assert "Traceback" not in err
     assert files(tmp_path) == before
+
+
+def test_raster_by_prompt(run, tmp_path):
+    small = ("--steps", "1", "--frames", "5", "--size", "64x64")
+    code, _, err = run("record", "-o", "r.safetensors", "-n", "6", *small)
+    assert code == 0, err
+    code, out, err = run("plot", "r.safetensors", "--raster", "-o", "p")
+    assert code == 0 and "dimension 254, block 4: " in out, err
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == [
+        "raster-254.png",
+        "raster.csv",
+    ]
+    code, _, err = run("record", "-o", "n.safetensors", "-n", "1", "--map-blocks", "none", *small)
+    assert code == 0, err
+    code, _, err = run("plot", "n.safetensors", "--raster", "-o", "q")
+    assert code == 1 and "hold no maps by prompt" in err and not (tmp_path / "q").exists()

@@ -172,6 +172,8 @@ class ActivationStats:
         self.samples: dict[tuple[int, RowBranch], int] = {}
         self.surface: RunningMean | None = None  # (map_blocks, bins, D)
         self.token_map: RunningMean | None = None  # (map_blocks, map_dims, F, H, W)
+        self.video_maps: torch.Tensor | None = None  # (videos, map_blocks, map_dims, H, W)
+        self.video_ratios: torch.Tensor | None = None  # (videos, D)
 
     def __repr__(self) -> str:
         return (
@@ -268,6 +270,17 @@ class ActivationStats:
         self.surface.add(surface, at=index)
         self.token_map.add(values, at=index)
 
+    def keep_video_map(self) -> None:
+        """Keep what was recorded so far as the map of one video; nothing where there are no maps.
+
+        It is the mean over the latent frames after the first, whose magnitude is its own, or of
+        the only one [our choice]: (rows, columns) for each block and dimension, float32.
+        """
+        if self.token_map is not None and self.map_dims:
+            frames = self.token_map.mean
+            later = frames[:, :, 1:] if frames.shape[2] > 1 else frames
+            self.video_maps = later.mean(2)[None].float()
+
     def pooled(
         self,
         *,
@@ -326,6 +339,10 @@ class ActivationStats:
                 if getattr(self, name) is None:
                     setattr(self, name, RunningMean(theirs_map.mean.shape))
                 getattr(self, name).add(theirs_map.mean, theirs_map.count)
+        for name in ("video_maps", "video_ratios"):
+            both = [getattr(each, name) for each in (self, other)]
+            if known := [each for each in both if each is not None]:
+                setattr(self, name, torch.cat(known))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the statistics as safetensors; the file appears whole or not at all."""
@@ -337,6 +354,9 @@ class ActivationStats:
         for name in ("surface", "token_map"):
             if (running := getattr(self, name)) is not None:
                 tensors[f"{name}.mean"], tensors[f"{name}.count"] = running.mean, running.count
+        for name in ("video_maps", "video_ratios"):
+            if (of_videos := getattr(self, name)) is not None:
+                tensors[name] = of_videos.contiguous()
         header = {
             "blocks": self.blocks,
             "width": self.width,
@@ -413,6 +433,12 @@ class ActivationStats:
                 _expect_array(f"{name}.count", count, mean.shape, running.count.dtype)
                 running.mean, running.count = mean.clone(), tensors[f"{name}.count"].clone()
                 setattr(stats, name, running)
+        mapped = (len(stats.map_blocks), len(stats.map_dims))
+        for name, axes, of_one in (("video_maps", 5, mapped), ("video_ratios", 2, (stats.width,))):
+            if (kept := tensors.get(name)) is not None:
+                fits = kept.ndim == axes and tuple(kept.shape[1 : 1 + len(of_one)]) == of_one
+                expect(fits and kept.dtype == torch.float32, f"{name} are not of these videos")
+                setattr(stats, name, kept.clone())
         return stats
 
 

@@ -1,4 +1,4 @@
-"""What ships with the package: the bundled model, prompts, profiles and studies."""
+"""What ships with the package: the bundled model, prompts, profiles, studies and tunes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def prompt_list(model: str) -> Path:
 
 
 def shipped(kind: str, suffix: str) -> dict[str, Path]:
-    """The files that ship of a kind, "studies" or "profiles", by stem.
+    """The files that ship of a kind, "studies", "tunes" or "profiles", by stem.
 
     Example:
         >>> "ablation-scale" in shipped("studies", ".toml")

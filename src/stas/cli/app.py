@@ -28,6 +28,7 @@ from stas.cli.record import plot, profile, record
 from stas.cli.reproduce import reproduce
 from stas.cli.say import RepeatError, console, notes, sentence
 from stas.cli.studies import compare, study
+from stas.cli.tune import tune
 
 P = ParamSpec("P")
 # The base of all usage errors: click's, which newer versions of typer carry inside.
@@ -104,6 +105,6 @@ def _options(
 
 
 app.command()(models)
-for command in (generate, record, profile, plot, compare, study, rate, reproduce):
+for command in (generate, record, profile, plot, compare, study, tune, rate, reproduce):
     app.command()(_stoppable(command))
 app.add_typer(bench, name="bench")

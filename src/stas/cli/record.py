@@ -25,6 +25,7 @@ from stas.cli.options import (
     Revision,
     Size,
     Steps,
+    UsageError,
     WorkerCount,
     call_arguments,
     read_blocks,
@@ -153,6 +154,7 @@ def profile(
     arguments = call_arguments(frames, size, steps, guidance)
     if output is not None and output.suffix != ".json":
         raise ValueError(f"A profile is a .json file, but got {str(output)!r}.")
+    from stas.activations.certainty import certainty
     from stas.activations.profiles import cached_profile
     from stas.assets import BUNDLED, BUNDLED_MODEL
     from stas.pipelines.recorder import make_profile
@@ -172,6 +174,8 @@ def profile(
     given = load_for(shared, options)
     stats = _record(given, chosen, arguments, recorded, seed=seed, resume=resume, workers=shared)
     say_findings(stats)
+    if stats.video_ratios is not None:
+        console.print(escape(certainty(stats).describe()))
     loaded = loading(given) if isinstance(given, PipelineOptions) else given
     made, found = make_profile(stats, loaded.transformer, name)
     if made is None:
@@ -202,16 +206,30 @@ def plot(
     figure: Annotated[
         int | None, typer.Option(help="Only this figure of the paper, 1 or 2.")
     ] = None,
+    raster: Annotated[
+        bool,
+        typer.Option(
+            "--raster",
+            metavar="",
+            help="Draw and say instead whether dimensions follow the place in the sequence or the "
+            "picture's border, by prompt.",
+        ),
+    ] = False,
 ) -> None:
     """Draw recorded statistics: pictures, and their numbers as CSV."""
     from stas.activations.stats import ActivationStats
 
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(f"{output} is a file, but pictures go into a folder.")
+    if raster and figure is not None:
+        raise UsageError("--raster draws its own picture, and --figure is another: give one.")
     if len({path.stem for path in stats}) < len(stats):
         raise ValueError("Two of the files have the same name: the pictures would not tell which.")
     loaded = {path.stem: ActivationStats.load(path) for path in stats}
-    _draw(loaded, output, dims=dims, block=block, figure=figure)
+    if raster:
+        _draw_raster(loaded, output, dims=dims, block=block)
+    else:
+        _draw(loaded, output, dims=dims, block=block, figure=figure)
 
 
 def _record(
@@ -235,6 +253,18 @@ def _draw(stats: Any, folder: Path, **options: Any) -> None:
         written = plot(stats, folder, **options)
     for path in written:
         console.print(escape(str(path)))
+
+
+def _draw_raster(stats: Any, folder: Path, **options: Any) -> None:
+    from stas.activations.raster import raster, write_raster
+
+    found = {name: raster(each, **options) for name, each in stats.items()}
+    for name, evidence in found.items():
+        for each in evidence:
+            of = f"{name}: " if len(found) > 1 else ""
+            console.print(escape(f"{of}dimension {each.dim}, block {each.block}: {each.words}"))
+        for path in write_raster(evidence, folder, f"{name}-" if len(found) > 1 else ""):
+            console.print(escape(str(path)))
 
 
 def _prompt_texts(path: Path | None, model: str, count: int) -> list[str]:

@@ -8,6 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stas.activations.massive import RecordedMassiveActivations, find_massive_activations
 from stas.activations.profiles import Profile
 from stas.activations.stats import ActivationStats
@@ -109,6 +111,10 @@ class RecordJob(PipelineJob):
         except Exception as error:
             message = f"video {number} ({self._prompts[number]!r}) failed: {error}"
             raise TaskError(message, again=is_out_of_memory(error)) from error
+        recording.stats.keep_video_map()
+        with suppress(ValueError):  # a model whose activations are all zero has no ratios
+            ratios = find_massive_activations(recording.stats).all_ratios
+            recording.stats.video_ratios = torch.tensor([ratios])
         with whole_file(self._part(number), alone=True) as temporary:
             recording.stats.save(temporary)
         self.merge()

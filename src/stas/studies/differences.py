@@ -9,6 +9,7 @@ from statistics import NormalDist, fmean
 
 import torch
 
+from stas.activations.intervals import student_t
 from stas.pipelines.prompts import Sample
 
 NO_DIFFERENCE = "no difference shown"
@@ -108,14 +109,8 @@ def tail(pairs: int) -> float:
     """
     if pairs < 2:
         return 0.025
-    z, freedom = NormalDist().inv_cdf(0.975), pairs - 1
-    # Student's t by its expansion about the normal (Abramowitz and Stegun, 26.7.5).
-    t = (
-        z
-        + (z**3 + z) / (4 * freedom)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
-    )
+    freedom = pairs - 1
+    t = student_t(freedom, 0.975)
     return NormalDist().cdf(-t * sqrt(pairs / freedom))
 
 

@@ -39,30 +39,63 @@ def load_study(source: str | os.PathLike[str], **changes: Any) -> Study:
         >>> load_study("ablation-scale").axes["scale"][0]
         0.5
     """
+    path, data = read_toml(source, "studies", "study")
+    try:
+        return study_of(path, data, **changes)
+    except (RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a study: {error}") from error
+
+
+def read_toml(source: str | os.PathLike[str], kind: str, noun: str) -> tuple[Path, dict[str, Any]]:
+    """A TOML file, or one that ships, and what it says.
+
+    Args:
+        source: The file, or the name of one that ships.
+        kind: What those that ship lie under, see `stas.assets.shipped`.
+        noun: What the file is called in messages.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not TOML; the message names it.
+    """
     path = Path(source)
-    known = shipped("studies", ".toml")
+    known = shipped(kind, ".toml")
     if not path.is_file() and str(source) in known:
         path = known[str(source)]
     if not path.is_file():
         raise FileNotFoundError(
-            f"There is no study {str(source)!r}: expected a TOML file or one of {', '.join(known)}."
+            f"There is no {noun} {str(source)!r}: expected a TOML file or one of "
+            f"{', '.join(known)}."
         )
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-        changes = {name: value for name, value in changes.items() if value is not None}
-        if "model" in changes and not isinstance(data.get("base", {}).get("dims", ""), str):
-            raise ValueError(
-                "its dims are those of its own model. Copy the file and give dims of yours"
-            )
-        for name in ("arguments", "own_measures"):
-            if name in changes:
-                new = changes[name]
-                old = data.get(name, type(new)())
-                expect(isinstance(old, type(new)), f"{name} must be a {type(new).__name__}")
-                changes[name] = {**old, **new} if isinstance(new, dict) else [*old, *new]
-        return _study(path, data | changes)
-    except (RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a study: {error}") from error
+        return path, tomllib.loads(path.read_text(encoding="utf-8"))
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{path} is not a {noun}: {error}") from error
+
+
+def study_of(path: Path, data: dict[str, Any], **changes: Any) -> Study:
+    """A study from what its file says.
+
+    Args:
+        path: The file, which names the study, and beside which its prompts lie.
+        data: What `read_toml` gave.
+        **changes: As of `load_study`.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: As `load_study` says, without the file's name.
+    """
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if "model" in changes and not isinstance(data.get("base", {}).get("dims", ""), str):
+        raise ValueError(
+            "its dims are those of its own model. Copy the file and give dims of yours"
+        )
+    for name in ("arguments", "own_measures"):
+        if name in changes:
+            new = changes[name]
+            old = data.get(name, type(new)())
+            expect(isinstance(old, type(new)), f"{name} must be a {type(new).__name__}")
+            changes[name] = {**old, **new} if isinstance(new, dict) else [*old, *new]
+    return _study(path, data | changes)
 
 
 def _study(path: Path, data: dict[str, Any]) -> Study:

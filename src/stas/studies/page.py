@@ -53,7 +53,10 @@ TYPES = {".mp4": "video/mp4", ".png": "image/png"}
 def _templates() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(
-            [Path(__file__).parents[1] / room / "templates" for room in ("studies", "reproduction")]
+            [
+                Path(__file__).parents[1] / room / "templates"
+                for room in ("studies", "reproduction", "tuning")
+            ]
         ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,

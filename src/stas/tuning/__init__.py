@@ -1,0 +1,1 @@
+"""Tuning: whether any setting beats steering off, and which, with few videos."""

@@ -1,0 +1,55 @@
+"""How sure planted dimensions are, by the number of prompts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stas.activations.certainty import certainty
+from stas.activations.stats import ActivationStats
+
+
+def stats_of(prompts, dims, spread=0.1, seed=0):
+    """Ratios of a model of width 16 whose dimensions have these, and prompts that vary."""
+    draw = torch.Generator().manual_seed(seed)
+    ratios = torch.ones(prompts, 16)
+    for dim, ratio in dims.items():
+        ratios[:, dim] = ratio * torch.exp(spread * torch.randn(prompts, generator=draw))
+    stats = ActivationStats(blocks=(0,), width=16, boundary=0.08)
+    stats.video_ratios = ratios
+    return stats
+
+
+def test_a_strong_dimension_is_sure_at_once_and_one_near_the_threshold_takes_more():
+    found = certainty(stats_of(100, {3: 60.0, 5: 10.5}))
+    assert [each.dim for each in found.sure] == [3] and not found.unsure
+    assert found.enough == 6
+    near = certainty(stats_of(100, {3: 60.0, 5: 21.5}))
+    assert [each.dim for each in near.sure] == [3, 5]
+    assert 6 < near.enough < 100
+
+
+def test_a_dimension_at_the_threshold_is_never_called_sure_for_long():
+    found = [certainty(stats_of(30, {5: 20.0}, seed=seed)) for seed in range(100)]
+    assert sum(bool(each.sure) for each in found) <= 8
+    unsure = next(each for each in found if each.unsure)
+    assert unsure.enough is None and "Not sure yet: 5" in unsure.describe()
+
+
+def test_few_prompts_say_nothing():
+    found = certainty(stats_of(5, {3: 60.0}))
+    assert (found.sure, found.enough) == ((), None)
+    assert "record 6 or more" in found.describe()
+
+
+def test_statistics_without_ratios_are_refused():
+    with pytest.raises(ValueError, match="no ratios by video"):
+        certainty(ActivationStats(blocks=(0,), width=8, boundary=0.08))
+
+
+def test_ratios_survive_the_file_and_a_merge(tmp_path):
+    one, other = stats_of(3, {3: 60.0}), stats_of(4, {3: 50.0}, seed=1)
+    both = torch.cat([one.video_ratios, other.video_ratios])
+    one.merge(other)
+    one.save(tmp_path / "both.safetensors")
+    assert torch.equal(ActivationStats.load(tmp_path / "both.safetensors").video_ratios, both)
