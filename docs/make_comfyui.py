@@ -8,24 +8,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from docs.make_models import filled
-from stas.comfyui.table import MODELS, REFUSED
+from stas.comfyui.table import MODELS
 
 PAGE = Path(__file__).with_name("comfyui.md")
-HEADINGS = ("class", "blocks", "the video's tokens", "tested", "remarks")
-TESTED = {"run": "run on the real class", "read": "read in its source"}
+HEADINGS = ("class", "blocks", "reached by", "the video's tokens", "remarks")
 
 
 def table() -> str:
-    """The rows as a table in Markdown, and what is refused."""
+    """The rows as a table in Markdown."""
     lines = [HEADINGS, ("---",) * len(HEADINGS)]
     for row in MODELS.values():
         blocks = ", ".join(f"`{stack.blocks}`" for stack in row.stacks)
-        tested = TESTED[row.verified]
-        lines.append((f"`{row.transformer}`", blocks, row.lies, tested, row.note))
-    made = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    return f"{made}\nRefused, when the node is executed:\n\n" + "".join(
-        f"- `{name}`: {reason}\n" for name, reason in REFUSED.items()
-    )
+        reached = "a hook" if row.stacks[0].key is None else "ComfyUI's patches"
+        lines.append((f"`{row.transformer}`", blocks, reached, row.lies, row.note))
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def main() -> None:

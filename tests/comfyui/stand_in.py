@@ -155,7 +155,27 @@ class LTXAVModel(nn.Module):
         return 0.1 * x
 
 
+class GeneralDIT(nn.Module):
+    """Blocks in a dictionary, which nobody can replace, and tokens as (T, H, W, B, D)."""
+
+    def __init__(self, width: int = 24) -> None:
+        super().__init__()
+        self.patch_spatial, self.patch_temporal, self.model_channels = 2, 1, width
+        self.patch = nn.Conv3d(4, width, (1, 2, 2), (1, 2, 2))
+        self.blocks = nn.ModuleDict({f"block{index}": Block(width) for index in range(3)})
+        self.head = nn.Linear(width, 16)
+
+    def forward(self, x: torch.Tensor, transformer_options: dict[str, Any]) -> torch.Tensor:
+        """(B, 4, F, H, W)."""
+        hidden = self.patch(x).permute(2, 3, 4, 0, 1)
+        for block in self.blocks.values():
+            hidden = block(hidden)
+        out = self.head(hidden).unflatten(-1, (2, 2, 4))
+        return out.permute(3, 6, 0, 1, 4, 2, 5).flatten(3, 4).flatten(4, 5)
+
+
 for _cls, _module in (
+    (GeneralDIT, "cosmos.model"),
     (HunyuanVideo, "hunyuan_video.model"),
     (Kandinsky5, "kandinsky5.model"),
     (LTXAVModel, "lightricks.av_model"),

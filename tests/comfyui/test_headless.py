@@ -59,13 +59,20 @@ def sample(
     sampler="euler",
     scheduler="simple",
     seed=1,
+    sound=None,
     **options,
 ):
     noise = torch.randn(latent, generator=torch.Generator().manual_seed(seed))
+    empty = torch.zeros(latent)
+    if sound is not None:
+        from comfy.nested_tensor import NestedTensor  # not in every version
+
+        noise = NestedTensor([noise, torch.randn(sound, generator=torch.Generator())])
+        empty = NestedTensor([empty, torch.zeros(sound)])
     return comfy.sample.sample(
         model, noise, steps, cfg, sampler, scheduler,
         options.pop("positive", text()), options.pop("negative", text(seed=8)),
-        torch.zeros(latent), disable_pbar=True, seed=seed, **options,
+        empty, disable_pbar=True, seed=seed, **options,
     )  # fmt: skip
 
 
@@ -78,30 +85,50 @@ def steered(model, **options):
 
 
 class Seen:
-    """What a block returned, and what the next one was given, in each forward."""
+    """What a block returned, and what the next one was given, in each forward: (B, N, D).
 
-    def __init__(self, model, number=0, place="blocks"):
+    Args:
+        model: A ModelPatcher.
+        number: The block.
+        place: The attribute with the blocks.
+        tokens: Makes (B, N, D) of what its blocks take and return.
+        method: Of the blocks, that the model calls.
+    """
+
+    def __init__(
+        self, model, number=0, place="blocks", tokens=lambda hidden: hidden, method="forward"
+    ):
         blocks = getattr(model.model.diffusion_model, place)
+        blocks = list(blocks.values() if hasattr(blocks, "values") else blocks)
         self.outputs, self.inputs = [], []
-        self._hooks = [
-            blocks[number].register_forward_hook(
-                lambda module, args, kwargs, output: self.outputs.append(_first(output).clone()),
-                with_kwargs=True,
-            ),
-            blocks[number + 1].register_forward_pre_hook(
-                lambda module, args, kwargs: self.inputs.append(
-                    (args[0] if args else kwargs["img"]).clone()
-                ),
-                with_kwargs=True,
-            ),
-        ]
+        self._tokens, self._method = tokens, method
+        self._watched = (
+            (blocks[number], self.outputs, None),
+            (blocks[number + 1], None, self.inputs),
+        )
 
     def __enter__(self):
+        for block, outputs, inputs in self._watched:
+            self._watch(block, outputs, inputs)
         return self
 
     def __exit__(self, *error):
-        for hook in self._hooks:
-            hook.remove()
+        for block, *_ in self._watched:
+            delattr(block, self._method)
+
+    def _watch(self, block, outputs, inputs):
+        own = getattr(block, self._method)
+
+        def watched(*args, **kwargs):
+            if inputs is not None:
+                given = args[0] if args else kwargs.get("img", kwargs.get("hidden_states"))
+                inputs.append(self._tokens(_first(given)).clone())
+            output = own(*args, **kwargs)
+            if outputs is not None:
+                outputs.append(self._tokens(_first(output)).clone())
+            return output
+
+        setattr(block, self._method, watched)
 
     @property
     def changed(self):
