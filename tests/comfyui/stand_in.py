@@ -237,6 +237,7 @@ class ModelPatcher:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.wrappers: dict[str, dict[str, list[Callable[..., Any]]]] = {}
+        self.callbacks: dict[tuple[str, str], Callable[..., Any]] = {}
         self.options: dict[str, Any] = {}
         self.conds: dict[str, Any] = {}
         self.shape: tuple[int, ...] = (4, 3, 8, 8)
@@ -248,6 +249,7 @@ class ModelPatcher:
             kind: {key: list(each) for key, each in keys.items()}
             for kind, keys in self.wrappers.items()
         }
+        clone.callbacks = dict(self.callbacks)
         clone.options, clone.conds, clone.shape = dict(self.options), self.conds, self.shape
         return clone
 
@@ -270,6 +272,19 @@ class ModelPatcher:
     def add_wrapper_with_key(self, kind: str, key: str, wrapper: Callable[..., Any]) -> None:
         """Put one on."""
         self.wrappers.setdefault(kind, {}).setdefault(key, []).append(wrapper)
+
+    def remove_callbacks_with_key(self, kind: str, key: str) -> None:
+        """Take them off."""
+        self.callbacks.pop((kind, key), None)
+
+    def add_callback_with_key(self, kind: str, key: str, callback: Callable[..., Any]) -> None:
+        """Put one on."""
+        self.callbacks[kind, key] = callback
+
+    def pre_run(self) -> None:
+        """A sampling is about to use it."""
+        for callback in self.callbacks.values():
+            callback(self)
 
 
 def make(transformer: type[nn.Module] = WanModel) -> ModelPatcher:
@@ -298,6 +313,7 @@ def sample(
     levels = sigmas or [1 - step / steps for step in range(steps + 1)]
 
     def outer_sample(x: torch.Tensor) -> torch.Tensor:
+        patcher.pre_run()
         options = {"transformer_options": patcher.options | {"sample_sigmas": torch.tensor(levels)}}
         for step in range(len(levels) - 1):
             sigma = torch.full((batch,), levels[step])

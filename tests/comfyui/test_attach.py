@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -422,6 +423,47 @@ def test_a_cache_of_whole_forwards_is_given_no_forward_more(model):
         stand_in.sample(steered(model, wrong, stop=0.75), steps=4)
     assert len(forwards) == 4
     assert seen.changed == [True, True, False]
+
+
+class TwoModels(stand_in.CFGGuider):
+    """Runs a second model for uncond, under the first one's wrappers."""
+
+    second = None
+
+    def __init__(self, patcher, cfg):
+        super().__init__(patcher, cfg)
+        self.second.pre_run()
+
+    def predict_noise(self, x, timestep, options, seed):
+        cond = super().predict_noise(x, timestep, options, seed)
+        first, self.patcher.model = self.patcher.model, self.second.model
+        try:
+            uncond = super().predict_noise(x, timestep, options, seed)
+        finally:
+            self.patcher.model = first
+        return uncond + 3 * (cond - uncond)
+
+
+def test_a_node_on_a_guiders_second_model_is_warned_of(model, caplog, monkeypatch):
+    monkeypatch.setattr(TwoModels, "second", stand_in.make())
+    stand_in.sample(steered(model), guider=TwoModels)
+    assert "does nothing" not in caplog.text
+    monkeypatch.setattr(TwoModels, "second", steered(stand_in.make()))
+    stand_in.sample(model, guider=TwoModels)
+    assert "the node on this WanModel does nothing: it is the second model" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "second, name",
+    [
+        (stand_in.GeneralDIT, "GeneralDIT"),
+        (partial(stand_in.WanModel, layers=3), "WanModel of 3 blocks"),
+    ],
+)
+def test_a_second_model_of_another_architecture_is_refused(model, monkeypatch, second, name):
+    monkeypatch.setattr(TwoModels, "second", stand_in.make(second))
+    with pytest.raises(RuntimeError, match=f"WanModel of 4 blocks, but the guider runs a {name}"):
+        stand_in.sample(steered(model), guider=TwoModels)
 
 
 @pytest.fixture

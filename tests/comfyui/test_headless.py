@@ -16,6 +16,7 @@ import torch
 if not os.environ.get("COMFYUI_DIR"):
     pytest.skip("COMFYUI_DIR is not set: no ComfyUI to run in", allow_module_level=True)
 
+from stas.activations.profiles import Profile, cache_folder
 from stas.method.window import Window
 from tests.comfyui import zoo
 
@@ -268,6 +269,14 @@ def test_two_experts_share_one_window(model, cut):
     assert found == [True] * 4 + [False] * 6
 
 
+def test_the_second_expert_says_that_the_window_ended_before_it(model, caplog):
+    node = steered(model)
+    sample(node, steps=10, last_step=5)
+    assert "no step" not in caplog.text
+    sample(node, steps=10, start_step=5, disable_noise=True)
+    assert "no step of this sampling was steered: the window of start_percent" in caplog.text
+
+
 @pytest.mark.parametrize("sampler, evaluations", [("heun", 7), ("uni_pc", 5), ("dpm_2", 8)])
 def test_substeps_of_a_steered_step_are_steered(model, sampler, evaluations):
     with Seen(model) as seen:
@@ -320,6 +329,30 @@ def test_dims_are_detected_anew_in_each_sampling(model, caplog):
     assert torch.equal(first, second)
     assert seen.changed == [False, True, True, False, False] * 2
     assert "steered 2 of 5 steps (1 to 2) at 2 of 4 blocks (1, 2), dims 9" in caplog.text
+
+
+@pytest.mark.parametrize("dim, holds", [(9, True), (3, False)])
+def test_a_profile_is_checked_against_the_weights(model, caplog, dim, holds):
+    """It is found by the architecture alone: one of another checkpoint is warned of, and left."""
+    config = {"num_layers": 4, "num_attention_heads": 2, "attention_head_dim": 128}
+    cache_folder().mkdir(parents=True)
+    Profile(
+        model="another/checkpoint",
+        transformer="WanTransformer3DModel",
+        config=config,
+        dims=(dim,),
+        ratios=(40.0,),
+        source="measured",
+    ).save(cache_folder() / "one.json")
+    node = steered(make_massive(model), dims="profile", blocks="1", end_percent=0.6)
+    with caplog.at_level(logging.INFO, "stas"), Seen(model, 1) as seen:
+        sample(node)
+    # Where it does not hold the first forward is made again, to be read.
+    again = [] if holds else [False]
+    assert seen.changed == [True, *again, True, True, False, False]
+    said = "the dimensions of the profile another/checkpoint (measured) are not massive in these"
+    assert (said in caplog.text) != holds
+    assert "at 1 of 4 blocks (1), dims 9: " in caplog.text
 
 
 def test_a_window_of_few_steps_loses_none_to_detection(model):

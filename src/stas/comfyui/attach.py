@@ -29,6 +29,7 @@ log = logging.getLogger("stas")
 
 # The values of comfy.patcher_extension.WrappersMP, and our methods.
 WRAPPERS = ("outer_sample", "predict_noise", "apply_model")
+PRE_RUN = "on_pre_run"  # of CallbacksMP: a sampling is about to use the model
 DIFFUSION_MODEL = "diffusion_model"  # what caches of whole forwards are wrapped around
 # Keys of our wrappers: the last acts first, at the block itself, so recording sees what steering
 # did, in whatever order the nodes are.
@@ -190,7 +191,19 @@ class Attachment:
                 patched.remove_wrappers_with_key(kind, key)
                 for wrapper in there[key]:
                     patched.add_wrapper_with_key(kind, key, wrapper)
+        patched.remove_callbacks_with_key(PRE_RUN, self.key)
+        patched.add_callback_with_key(PRE_RUN, self.key, self.pre_run)
         return patched
+
+    def pre_run(self, model: Any) -> None:
+        """A sampling is about to use the model, which is ours if it asked our wrappers."""
+        if self._sampling is None:
+            log.warning(
+                "STAS: the node on this %s does nothing: it is the second model of a guider (Dual "
+                "Model CFG Guider), which asks the nodes on the first one alone and has both models "
+                "act as these say.",
+                self.row.transformer,
+            )
 
     def outer_sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """One sampling."""
@@ -241,6 +254,7 @@ class Attachment:
             return run_plain()
         transformer = executor.class_obj.diffusion_model
         transformer = getattr(transformer, "_orig_mod", transformer)  # compiled
+        self._check(transformer)
         # Several streams are packed into one row; the video's is the first.
         packed = kwargs.get("latent_shapes")
         latents = torch.Size(packed[0]) if packed is not None else x.shape
@@ -277,6 +291,18 @@ class Attachment:
         with self._lock:
             sampling.cached = cached or self.row.remembers
             return sampling.forward(VideoTokens(place.grid, batch=batch), branches, x.device, run)
+
+    def _check(self, transformer: Any) -> None:
+        """Raise RuntimeError when a guider's second model is not as the one that this is on."""
+        name = type(transformer).__name__
+        count = len(self.row.blocks(transformer)) if name == self.row.transformer else None
+        if count != self.num_blocks:
+            other = name if count is None else f"{name} of {count} blocks"
+            raise RuntimeError(
+                f"The node is on a {self.row.transformer} of {self.num_blocks} blocks, but the "
+                f"guider runs a {other} as well (Dual Model CFG Guider does). Give it two models "
+                "of one architecture, or bypass the STAS nodes."
+            )
 
     def _replace_blocks(self, transformer: Any, options: dict[str, Any]) -> bool:
         """Put our patches on the blocks; whether others were there."""
