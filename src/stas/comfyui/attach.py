@@ -200,8 +200,8 @@ class Attachment:
         if self._sampling is None:
             log.warning(
                 "STAS: the node on this %s does nothing: it is the second model of a guider (Dual "
-                "Model CFG Guider), which asks the nodes on the first one alone and has both models "
-                "act as these say.",
+                "Model CFG Guider), which asks the nodes on the first one alone and has both do as "
+                "these say.",
                 self.row.transformer,
             )
 
