@@ -1,5 +1,14 @@
 """STAS for ComfyUI: the nodes of `stas.comfyui`, as a folder that goes into custom_nodes."""
 
+try:
+    import stas  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "The STAS nodes need the package stas in ComfyUI's Python environment: install it from a "
+        "clone of its repository, as README.md of this folder says.",
+        name=error.name,
+    ) from error
+
 from stas.comfyui.nodes import comfy_entrypoint
 
 WEB_DIRECTORY = "./web"

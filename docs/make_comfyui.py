@@ -1,35 +1,66 @@
-"""Make the table of docs/comfyui.md from the rows of src/stas/comfyui/table.py.
+"""Make the tables of docs/comfyui.md.
+
+The models are the rows of src/stas/comfyui/table.py, the costs benchmarks/results/comfyui.json.
 
 python -m docs.make_comfyui
 """
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 from docs.make_models import filled
-from stas.comfyui.table import MODELS, REFUSED
+from stas.comfyui.table import MODELS
 
 PAGE = Path(__file__).with_name("comfyui.md")
-HEADINGS = ("class", "blocks", "the video's tokens", "tested", "remarks")
-TESTED = {"run": "run on the real class", "read": "read in its source"}
+RESULTS = PAGE.parent.parent / "benchmarks/results/comfyui.json"
+HEADINGS = ("class", "blocks", "reached by", "the video's tokens", "remarks")
+COSTS = re.compile(r"(<!-- costs -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def in_markdown(rows: list[tuple[str, ...]]) -> str:
+    """A table; the first row is its head."""
+    head, *rest = rows
+    lines = [head, ("---",) * len(head), *rest]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def table() -> str:
-    """The rows as a table in Markdown, and what is refused."""
-    lines = [HEADINGS, ("---",) * len(HEADINGS)]
+    """The rows as a table in Markdown."""
+    lines = [HEADINGS]
     for row in MODELS.values():
         blocks = ", ".join(f"`{stack.blocks}`" for stack in row.stacks)
-        tested = TESTED[row.verified]
-        lines.append((f"`{row.transformer}`", blocks, row.lies, tested, row.note))
-    made = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    return f"{made}\nRefused, when the node is executed:\n\n" + "".join(
-        f"- `{name}`: {reason}\n" for name, reason in REFUSED.items()
-    )
+        reached = "a hook" if row.stacks[0].key is None else "ComfyUI's patches"
+        lines.append((f"`{row.transformer}`", blocks, reached, row.lies, row.note))
+    return in_markdown(lines)
+
+
+def costs() -> str:
+    """Medians with the middle half of the rounds."""
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+
+    def spread(kind: str, name: str, digits: int) -> str:
+        times = results[kind].get(name)
+        if times is None:
+            return ""
+        median, low, high = (f"{times[key]:.{digits}f}" for key in ("median", "low", "high"))
+        return f"{median} ({low} to {high})"
+
+    lines = [("steered", "seconds", "ratio to the plain sampling of the same round")]
+    for name in results["seconds"]:
+        lines.append((name, spread("seconds", name, 2), spread("ratios", name, 3)))
+    return in_markdown(lines)
+
+
+def page(text: str) -> str:
+    """The page with both tables."""
+    return COSTS.sub(lambda match: match[1] + costs() + match[2], filled(text, table()))
 
 
 def main() -> None:
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), table()), encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print(PAGE)
 
 

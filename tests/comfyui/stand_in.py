@@ -155,7 +155,27 @@ class LTXAVModel(nn.Module):
         return 0.1 * x
 
 
+class GeneralDIT(nn.Module):
+    """Blocks in a dictionary, which nobody can replace, and tokens as (T, H, W, B, D)."""
+
+    def __init__(self, width: int = 24) -> None:
+        super().__init__()
+        self.patch_spatial, self.patch_temporal, self.model_channels = 2, 1, width
+        self.patch = nn.Conv3d(4, width, (1, 2, 2), (1, 2, 2))
+        self.blocks = nn.ModuleDict({f"block{index}": Block(width) for index in range(3)})
+        self.head = nn.Linear(width, 16)
+
+    def forward(self, x: torch.Tensor, transformer_options: dict[str, Any]) -> torch.Tensor:
+        """(B, 4, F, H, W)."""
+        hidden = self.patch(x).permute(2, 3, 4, 0, 1)
+        for block in self.blocks.values():
+            hidden = block(hidden)
+        out = self.head(hidden).unflatten(-1, (2, 2, 4))
+        return out.permute(3, 6, 0, 1, 4, 2, 5).flatten(3, 4).flatten(4, 5)
+
+
 for _cls, _module in (
+    (GeneralDIT, "cosmos.model"),
     (HunyuanVideo, "hunyuan_video.model"),
     (Kandinsky5, "kandinsky5.model"),
     (LTXAVModel, "lightricks.av_model"),
@@ -217,6 +237,7 @@ class ModelPatcher:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.wrappers: dict[str, dict[str, list[Callable[..., Any]]]] = {}
+        self.callbacks: dict[tuple[str, str], Callable[..., Any]] = {}
         self.options: dict[str, Any] = {}
         self.conds: dict[str, Any] = {}
         self.shape: tuple[int, ...] = (4, 3, 8, 8)
@@ -228,6 +249,7 @@ class ModelPatcher:
             kind: {key: list(each) for key, each in keys.items()}
             for kind, keys in self.wrappers.items()
         }
+        clone.callbacks = dict(self.callbacks)
         clone.options, clone.conds, clone.shape = dict(self.options), self.conds, self.shape
         return clone
 
@@ -250,6 +272,19 @@ class ModelPatcher:
     def add_wrapper_with_key(self, kind: str, key: str, wrapper: Callable[..., Any]) -> None:
         """Put one on."""
         self.wrappers.setdefault(kind, {}).setdefault(key, []).append(wrapper)
+
+    def remove_callbacks_with_key(self, kind: str, key: str) -> None:
+        """Take them off."""
+        self.callbacks.pop((kind, key), None)
+
+    def add_callback_with_key(self, kind: str, key: str, callback: Callable[..., Any]) -> None:
+        """Put one on."""
+        self.callbacks[kind, key] = callback
+
+    def pre_run(self) -> None:
+        """A sampling is about to use it."""
+        for callback in self.callbacks.values():
+            callback(self)
 
 
 def make(transformer: type[nn.Module] = WanModel) -> ModelPatcher:
@@ -278,6 +313,7 @@ def sample(
     levels = sigmas or [1 - step / steps for step in range(steps + 1)]
 
     def outer_sample(x: torch.Tensor) -> torch.Tensor:
+        patcher.pre_run()
         options = {"transformer_options": patcher.options | {"sample_sigmas": torch.tensor(levels)}}
         for step in range(len(levels) - 1):
             sigma = torch.full((batch,), levels[step])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -422,3 +423,94 @@ def test_a_cache_of_whole_forwards_is_given_no_forward_more(model):
         stand_in.sample(steered(model, wrong, stop=0.75), steps=4)
     assert len(forwards) == 4
     assert seen.changed == [True, True, False]
+
+
+class TwoModels(stand_in.CFGGuider):
+    """Runs a second model for uncond, under the first one's wrappers."""
+
+    second = None
+
+    def __init__(self, patcher, cfg):
+        super().__init__(patcher, cfg)
+        self.second.pre_run()
+
+    def predict_noise(self, x, timestep, options, seed):
+        cond = super().predict_noise(x, timestep, options, seed)
+        first, self.patcher.model = self.patcher.model, self.second.model
+        try:
+            uncond = super().predict_noise(x, timestep, options, seed)
+        finally:
+            self.patcher.model = first
+        return uncond + 3 * (cond - uncond)
+
+
+def test_a_node_on_a_guiders_second_model_is_warned_of(model, caplog, monkeypatch):
+    monkeypatch.setattr(TwoModels, "second", stand_in.make())
+    stand_in.sample(steered(model), guider=TwoModels)
+    assert "does nothing" not in caplog.text
+    monkeypatch.setattr(TwoModels, "second", steered(stand_in.make()))
+    stand_in.sample(model, guider=TwoModels)
+    assert "the node on this WanModel does nothing: it is the second model" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "second, name",
+    [
+        (stand_in.GeneralDIT, "GeneralDIT"),
+        (partial(stand_in.WanModel, layers=3), "WanModel of 3 blocks"),
+    ],
+)
+def test_a_second_model_of_another_architecture_is_refused(model, monkeypatch, second, name):
+    monkeypatch.setattr(TwoModels, "second", stand_in.make(second))
+    with pytest.raises(RuntimeError, match=f"WanModel of 4 blocks, but the guider runs a {name}"):
+        stand_in.sample(steered(model), guider=TwoModels)
+
+
+@pytest.fixture
+def hooked():
+    return stand_in.make(stand_in.GeneralDIT)
+
+
+def hooks_of(model):
+    return [hook for each in model.model.diffusion_model.modules() for hook in each._forward_hooks]
+
+
+def test_blocks_that_nobody_can_replace_are_hooked_for_one_forward(hooked):
+    given, counts = [], []
+    blocks = hooked.model.diffusion_model.blocks
+
+    def watch(block, args):
+        given.append(args[0].flatten(0, 2).transpose(0, 1).clone())
+        counts.append(len(hooks_of(hooked)))
+
+    blocks["block2"].register_forward_pre_hook(watch)
+    plain = stand_in.sample(hooked, batch=2)
+    assert not torch.equal(stand_in.sample(steered(hooked), batch=2), plain)
+    assert torch.allclose(given[5], expected(given[0]), rtol=1e-6, atol=0)
+    assert counts == [0] * 5 + [1, 1, 0, 0, 0]
+    assert torch.equal(stand_in.sample(hooked, batch=2), plain)
+
+
+def test_a_forward_that_fails_leaves_no_hook(hooked):
+    def fail(block, args):
+        assert len(hooks_of(hooked)) == 1
+        raise InterruptedError
+
+    hooked.model.diffusion_model.blocks["block2"].register_forward_pre_hook(fail)
+    with pytest.raises(InterruptedError):
+        stand_in.sample(steered(hooked))
+    assert not hooks_of(hooked)
+
+
+def test_recording_by_hooks_sees_what_steering_did_in_both_orders(hooked):
+    settings = {"blocks": (1,), "map_blocks": (1,), "map_dims": (3,)}
+    plain_model, plain = record_model(hooked, **settings)
+    first, one = record_model(steered(hooked), **settings)
+    recorded, two = record_model(hooked, **settings)
+    for node in (plain_model, first, steered(recorded)):
+        stand_in.sample(node)
+    means = [
+        each.stats.pooled(steps=[0], regions=("first_frame",)).mean_abs[0, 3]
+        for each in (plain, one, two)
+    ]
+    assert means[0] < means[1] == means[2]

@@ -140,33 +140,44 @@ def test_the_node_is_found_by_search(page):
 
 
 def test_a_picture_of_the_first_workflow(page, tmp_path):
-    load(page, PACK / "example_workflows/wan2.1_t2v_stas.json")
-    # Where the first node stands on the page, and then where the node of this pack does.
-    steer = page.evaluate(
+    """Every node of the workflow is in it, drawn, under its title."""
+    path = PACK / "example_workflows/wan2.1_t2v_stas.json"
+    load(page, path)
+    # Where the first node stands on the page, and then where all do.
+    nodes = page.evaluate(
         """async ([left, top, scale]) => {
             await window.app.extensionManager.setting.set('Comfy.Minimap.Visible', false);
             const canvas = window.app.canvas, nodes = canvas.graph._nodes;
             const box = canvas.canvas.getBoundingClientRect();
             const first = nodes.find(node => node.type === 'UNETLoader');
-            const steer = nodes.find(node => node.type === 'STASSteer');
             canvas.ds.scale = scale;
             canvas.ds.offset = [
                 (left - box.left) / scale - first.pos[0], (top - box.top) / scale - first.pos[1]];
             canvas.setDirty(true, true);
-            return [
-                left + (steer.pos[0] - first.pos[0]) * scale,
-                top + (steer.pos[1] - first.pos[1]) * scale,
-                steer.size[0] * scale, steer.size[1] * scale];
+            return nodes.map(node => [node.type, node.getTitle(), [
+                left + (node.pos[0] - first.pos[0]) * scale,
+                top + (node.pos[1] - first.pos[1]) * scale,
+                node.size[0] * scale, node.size[1] * scale]]);
         }""",
         [75, 135, 0.58],
     )
     page.wait_for_timeout(1500)
+    assert sorted(kind for kind, *_ in nodes) == sorted(
+        node["type"] for node in json.loads(path.read_text())["nodes"]
+    )
+    titles = {title for _, title, _ in nodes}
+    assert {"STAS Steer", "Load Diffusion Model", "KSampler", "VAE Decode"} <= titles
     path = os.environ.get("STAS_SCREENSHOT") or str(tmp_path / "workflow.png")
     page.screenshot(path=path, clip=CLIP)
     picture = np.asarray(Image.open(path).convert("L"), dtype=float)
-    steer[0] -= CLIP["x"]
-    steer[1] -= CLIP["y"]
-    left, top, width, height = (round(SHARPNESS * each) for each in steer)
-    node = picture[top : top + height, left : left + width]
     background = picture[-20:, :200]
-    assert node.std() > 5 * background.std() and np.median(node) > np.median(background) + 10
+    for _, title, (left, top, width, height) in nodes:
+        left, top = left - CLIP["x"], top - CLIP["y"]
+        assert min(left, top) >= 0 and left + width <= CLIP["width"], title
+        assert top + height <= CLIP["height"], title
+        left, top, width, height = (round(SHARPNESS * each) for each in (left, top, width, height))
+        node = picture[top : top + height, left : left + width]
+        assert node.std() > 5 * background.std(), title
+        assert np.median(node) > np.median(background) + 10, title
+        bar = picture[top - round(SHARPNESS * 15) : top, left : left + width]
+        assert bar.std() > 5 * background.std(), title  # text on it

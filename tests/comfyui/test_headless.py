@@ -16,6 +16,7 @@ import torch
 if not os.environ.get("COMFYUI_DIR"):
     pytest.skip("COMFYUI_DIR is not set: no ComfyUI to run in", allow_module_level=True)
 
+from stas.activations.profiles import Profile, cache_folder
 from stas.method.window import Window
 from tests.comfyui import zoo
 
@@ -59,13 +60,20 @@ def sample(
     sampler="euler",
     scheduler="simple",
     seed=1,
+    sound=None,
     **options,
 ):
     noise = torch.randn(latent, generator=torch.Generator().manual_seed(seed))
+    empty = torch.zeros(latent)
+    if sound is not None:
+        from comfy.nested_tensor import NestedTensor  # not in every version
+
+        noise = NestedTensor([noise, torch.randn(sound, generator=torch.Generator())])
+        empty = NestedTensor([empty, torch.zeros(sound)])
     return comfy.sample.sample(
         model, noise, steps, cfg, sampler, scheduler,
         options.pop("positive", text()), options.pop("negative", text(seed=8)),
-        torch.zeros(latent), disable_pbar=True, seed=seed, **options,
+        empty, disable_pbar=True, seed=seed, **options,
     )  # fmt: skip
 
 
@@ -78,30 +86,50 @@ def steered(model, **options):
 
 
 class Seen:
-    """What a block returned, and what the next one was given, in each forward."""
+    """What a block returned, and what the next one was given, in each forward: (B, N, D).
 
-    def __init__(self, model, number=0, place="blocks"):
+    Args:
+        model: A ModelPatcher.
+        number: The block.
+        place: The attribute with the blocks.
+        tokens: Makes (B, N, D) of what its blocks take and return.
+        method: Of the blocks, that the model calls.
+    """
+
+    def __init__(
+        self, model, number=0, place="blocks", tokens=lambda hidden: hidden, method="forward"
+    ):
         blocks = getattr(model.model.diffusion_model, place)
+        blocks = list(blocks.values() if hasattr(blocks, "values") else blocks)
         self.outputs, self.inputs = [], []
-        self._hooks = [
-            blocks[number].register_forward_hook(
-                lambda module, args, kwargs, output: self.outputs.append(_first(output).clone()),
-                with_kwargs=True,
-            ),
-            blocks[number + 1].register_forward_pre_hook(
-                lambda module, args, kwargs: self.inputs.append(
-                    (args[0] if args else kwargs["img"]).clone()
-                ),
-                with_kwargs=True,
-            ),
-        ]
+        self._tokens, self._method = tokens, method
+        self._watched = (
+            (blocks[number], self.outputs, None),
+            (blocks[number + 1], None, self.inputs),
+        )
 
     def __enter__(self):
+        for block, outputs, inputs in self._watched:
+            self._watch(block, outputs, inputs)
         return self
 
     def __exit__(self, *error):
-        for hook in self._hooks:
-            hook.remove()
+        for block, *_ in self._watched:
+            delattr(block, self._method)
+
+    def _watch(self, block, outputs, inputs):
+        own = getattr(block, self._method)
+
+        def watched(*args, **kwargs):
+            if inputs is not None:
+                given = args[0] if args else kwargs.get("img", kwargs.get("hidden_states"))
+                inputs.append(self._tokens(_first(given)).clone())
+            output = own(*args, **kwargs)
+            if outputs is not None:
+                outputs.append(self._tokens(_first(output)).clone())
+            return output
+
+        setattr(block, self._method, watched)
 
     @property
     def changed(self):
@@ -241,6 +269,14 @@ def test_two_experts_share_one_window(model, cut):
     assert found == [True] * 4 + [False] * 6
 
 
+def test_the_second_expert_says_that_the_window_ended_before_it(model, caplog):
+    node = steered(model)
+    sample(node, steps=10, last_step=5)
+    assert "no step" not in caplog.text
+    sample(node, steps=10, start_step=5, disable_noise=True)
+    assert "no step of this sampling was steered: the window of start_percent" in caplog.text
+
+
 @pytest.mark.parametrize("sampler, evaluations", [("heun", 7), ("uni_pc", 5), ("dpm_2", 8)])
 def test_substeps_of_a_steered_step_are_steered(model, sampler, evaluations):
     with Seen(model) as seen:
@@ -293,6 +329,30 @@ def test_dims_are_detected_anew_in_each_sampling(model, caplog):
     assert torch.equal(first, second)
     assert seen.changed == [False, True, True, False, False] * 2
     assert "steered 2 of 5 steps (1 to 2) at 2 of 4 blocks (1, 2), dims 9" in caplog.text
+
+
+@pytest.mark.parametrize("dim, holds", [(9, True), (3, False)])
+def test_a_profile_is_checked_against_the_weights(model, caplog, dim, holds):
+    """It is found by the architecture alone: one of another checkpoint is warned of, and left."""
+    config = {"num_layers": 4, "num_attention_heads": 2, "attention_head_dim": 128}
+    cache_folder().mkdir(parents=True)
+    Profile(
+        model="another/checkpoint",
+        transformer="WanTransformer3DModel",
+        config=config,
+        dims=(dim,),
+        ratios=(40.0,),
+        source="measured",
+    ).save(cache_folder() / "one.json")
+    node = steered(make_massive(model), dims="profile", blocks="1", end_percent=0.6)
+    with caplog.at_level(logging.INFO, "stas"), Seen(model, 1) as seen:
+        sample(node)
+    # Where it does not hold the first forward is made again, to be read.
+    again = [] if holds else [False]
+    assert seen.changed == [True, *again, True, True, False, False]
+    said = "the dimensions of the profile another/checkpoint (measured) are not massive in these"
+    assert (said in caplog.text) != holds
+    assert "at 1 of 4 blocks (1), dims 9: " in caplog.text
 
 
 def test_a_window_of_few_steps_loses_none_to_detection(model):

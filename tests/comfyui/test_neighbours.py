@@ -15,7 +15,16 @@ if not os.environ.get("COMFYUI_DIR"):
     pytest.skip("COMFYUI_DIR is not set: no ComfyUI to run in", allow_module_level=True)
 
 from tests.comfyui import zoo
-from tests.comfyui.test_headless import BOUNDARY, DIMS, LATENT, Seen, expected, sample, steered
+from tests.comfyui.test_headless import (
+    BOUNDARY,
+    DIMS,
+    LATENT,
+    Seen,
+    expected,
+    sample,
+    steered,
+    text,
+)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +148,70 @@ def test_lora(model, order):
     assert not torch.allclose(plain.inputs[1], seen.inputs[1])
     wanted = expected(seen.outputs[0], 0, 3, 4, 4, DIMS, 1.5, BOUNDARY)
     assert torch.allclose(seen.inputs[0], wanted, rtol=1e-6, atol=0)
+
+
+def test_weights_that_stay_where_they_are(monkeypatch):
+    """As in low-VRAM modes: each layer fetches its weights, and applies the LoRA, when it runs."""
+    import comfy.model_patcher
+    import comfy.ops
+    import comfy.sd
+
+    def loaded():
+        model = zoo.load(zoo.wan(comfy.ops.disable_weight_init))
+        node = steered(comfy.sd.load_lora_for_models(model, None, lora(model), 0.5, 0.0)[0])
+        with Seen(model) as seen:
+            return sample(node), seen, model.model
+
+    whole, *_ = loaded()
+    own = comfy.model_patcher.ModelPatcher.partially_load
+    monkeypatch.setattr(
+        comfy.model_patcher.ModelPatcher,
+        "partially_load",
+        lambda self, device, extra_memory=0, **options: own(self, device, 0.1, **options),
+    )
+    parts, seen, model = loaded()
+    assert model.model_lowvram and model.diffusion_model.blocks[0].ffn[2].weight_function
+    wanted = expected(seen.outputs[0], 0, 3, 4, 4, DIMS, 1.5, BOUNDARY)
+    assert torch.allclose(seen.inputs[0], wanted, rtol=1e-6, atol=0)
+    assert torch.allclose(parts, whole, rtol=1e-4, atol=1e-5)
+
+
+def two_models(first, second):
+    """Dual Model CFG Guider's sampling."""
+    import comfy.samplers
+    import comfy_extras.nodes_custom_sampler as nodes
+
+    if not hasattr(nodes, "Guider_DualModel"):
+        pytest.skip("this version of ComfyUI has no Dual Model CFG Guider")
+    guider = nodes.Guider_DualModel(first, second)
+    guider.set_conds(text(), text(seed=8))
+    guider.set_cfg(3.0)
+    return guider.sample(
+        torch.randn(LATENT, generator=torch.Generator().manual_seed(1)),
+        torch.zeros(LATENT),
+        comfy.samplers.sampler_object("euler"),
+        torch.tensor([1.0, 0.5, 0.0]),
+        disable_pbar=True,
+        seed=1,
+    )
+
+
+def test_dual_model_guider_asks_the_first_models_node(model, caplog):
+    """Both models are steered as it says; a node on the second one does nothing and is told of."""
+    import comfy.ops
+
+    second = zoo.load(zoo.fill(zoo.wan(comfy.ops.disable_weight_init), seed=1))
+    with Seen(model) as first, Seen(second) as other:
+        two_models(steered(model), second)
+    for seen in (first, other):
+        assert seen.changed == [True, False]
+        wanted = expected(seen.outputs[0], 0, 3, 4, 4, DIMS, 1.5, BOUNDARY)
+        assert torch.allclose(seen.inputs[0], wanted, rtol=1e-6, atol=0)
+    assert "does nothing" not in caplog.text
+    with Seen(model) as first, Seen(second) as other:
+        two_models(model, steered(second))
+    assert not any(first.changed + other.changed)
+    assert "the node on this WanModel does nothing" in caplog.text
 
 
 def test_weights_of_eight_bits():

@@ -1,4 +1,4 @@
-"""Where rows say that the video's tokens lie; the real classes are run in test_headless.py."""
+"""Where rows say that the video's tokens lie; the real classes are run in test_classes.py."""
 
 from __future__ import annotations
 
@@ -83,6 +83,24 @@ def test_tokens_that_do_not_fit_are_an_error():
     assert expected.of(with_text[0], text=True).shape == (1, 4, 1)  # of one sample
 
 
+def test_a_patch_of_one_integer_may_have_frames_of_its_own():
+    for frames, tokens in ((None, 5), (2, 3)):
+        cogvideox = SimpleNamespace(patch_size=2, patch_size_t=frames)
+        found = place("CogVideoXTransformer3DModel", cogvideox, 1, 16, 5, 4, 6)
+        assert found.grid == TokenGrid(tokens, 2, 3)
+
+
+def test_layouts_are_views_of_tokens():
+    hidden = torch.arange(2 * 3 * 4.0).reshape(1, 2, 3, 2, 2)  # T, H and B of 1, 2 and 2
+    rows = MODELS["GeneralDIT"].tokens(hidden)
+    assert rows.shape == (2, 6, 2) and rows.data_ptr() == hidden.data_ptr()
+    assert rows[1, 5].tolist() == hidden[0, 1, 2, 1].tolist()
+    rows = MODELS["MiniTrainDIT"].tokens(hidden)
+    assert rows.shape == (1, 12, 2) and rows.data_ptr() == hidden.data_ptr()
+    with pytest.raises(RuntimeError, match="view"):
+        MODELS["MiniTrainDIT"].tokens(hidden.transpose(1, 2))
+
+
 def test_other_packs_and_image_models_are_refused():
     theirs = type("WanModel", (), {"__module__": "WanVideoWrapper.wanvideo.modules.model"})
     with pytest.raises(ValueError, match=r"another pack.*ComfyUI's own loader"):
@@ -90,6 +108,3 @@ def test_other_packs_and_image_models_are_refused():
     flux = type("Flux", (), {"__module__": "comfy.ldm.flux.model"})
     with pytest.raises(ValueError, match="Flux is no video model that STAS knows"):
         find_model(flux())
-    causal = type("CausalWanModel", (), {"__module__": "comfy.ldm.wan.ar_model"})
-    with pytest.raises(ValueError, match="lets no block be replaced"):
-        find_model(causal())

@@ -2,7 +2,8 @@
 
 Three wrappers of ComfyUI's are used: OUTER_SAMPLE is called once a sampling, PREDICT_NOISE once
 for each evaluation of the sampler, APPLY_MODEL for each forward. Blocks are reached in the last
-one, by `patches_replace`, so that whatever else replaces a block is there already. State belongs
+one, by `patches_replace`, so that whatever else replaces a block is there already; where ComfyUI
+lets none be replaced, by torch's hooks, which are gone when the forward ends. State belongs
 to one sampling: ComfyUI keeps what nodes return, and a run must not depend on the one before.
 """
 
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from threading import RLock
 from typing import Any
 
@@ -27,6 +29,7 @@ log = logging.getLogger("stas")
 
 # The values of comfy.patcher_extension.WrappersMP, and our methods.
 WRAPPERS = ("outer_sample", "predict_noise", "apply_model")
+PRE_RUN = "on_pre_run"  # of CallbacksMP: a sampling is about to use the model
 DIFFUSION_MODEL = "diffusion_model"  # what caches of whole forwards are wrapped around
 # Keys of our wrappers: the last acts first, at the block itself, so recording sees what steering
 # did, in whatever order the nodes are.
@@ -188,7 +191,19 @@ class Attachment:
                 patched.remove_wrappers_with_key(kind, key)
                 for wrapper in there[key]:
                     patched.add_wrapper_with_key(kind, key, wrapper)
+        patched.remove_callbacks_with_key(PRE_RUN, self.key)
+        patched.add_callback_with_key(PRE_RUN, self.key, self.pre_run)
         return patched
+
+    def pre_run(self, model: Any) -> None:
+        """A sampling is about to use the model, which is ours if it asked our wrappers."""
+        if self._sampling is None:
+            log.warning(
+                "STAS: the node on this %s does nothing: it is the second model of a guider (Dual "
+                "Model CFG Guider), which asks the nodes on the first one alone and has both do as "
+                "these say.",
+                self.row.transformer,
+            )
 
     def outer_sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """One sampling."""
@@ -239,6 +254,7 @@ class Attachment:
             return run_plain()
         transformer = executor.class_obj.diffusion_model
         transformer = getattr(transformer, "_orig_mod", transformer)  # compiled
+        self._check(transformer)
         # Several streams are packed into one row; the video's is the first.
         packed = kwargs.get("latent_shapes")
         latents = torch.Size(packed[0]) if packed is not None else x.shape
@@ -256,13 +272,15 @@ class Attachment:
         )
         batch = x.shape[0]
         others = self._replace_blocks(transformer, options)
+        cached = any(options.get("wrappers", {}).get(DIFFUSION_MODEL, {}).values())
         branches = sampling.branches(options.get("cond_or_uncond") or (), batch)
 
         def run(forward: Any = None) -> Any:
             if forward is None:
                 return run_plain()
-            output = sampling.run_with(forward, place, batch, run_plain)
-            if not (sampling.acted or sampling.cached or others):
+            with self._hooked(transformer):
+                output = sampling.run_with(forward, place, batch, run_plain)
+            if not (sampling.acted or cached or others):
                 raise RuntimeError(
                     f"None of the blocks {self.numbers} of {self.row.transformer} ran as ComfyUI "
                     "runs them: another pack replaces the model's forward. Bypass that pack's "
@@ -271,9 +289,20 @@ class Attachment:
             return output
 
         with self._lock:
-            wrapped = options.get("wrappers", {}).get(DIFFUSION_MODEL, {})
-            sampling.cached = any(wrapped.values())
+            sampling.cached = cached or self.row.remembers
             return sampling.forward(VideoTokens(place.grid, batch=batch), branches, x.device, run)
+
+    def _check(self, transformer: Any) -> None:
+        """Raise RuntimeError when a guider's second model is not as the one that this is on."""
+        name = type(transformer).__name__
+        count = len(self.row.blocks(transformer)) if name == self.row.transformer else None
+        if count != self.num_blocks:
+            other = name if count is None else f"{name} of {count} blocks"
+            raise RuntimeError(
+                f"The node is on a {self.row.transformer} of {self.num_blocks} blocks, but the "
+                f"guider runs a {other} as well (Dual Model CFG Guider does). Give it two models "
+                "of one architecture, or bypass the STAS nodes."
+            )
 
     def _replace_blocks(self, transformer: Any, options: dict[str, Any]) -> bool:
         """Put our patches on the blocks; whether others were there."""
@@ -282,10 +311,32 @@ class Attachment:
         blocks, others = self.row.blocks(transformer), False
         for number in self.numbers:
             stack, index, block = blocks[number]
+            if stack.key is None:
+                continue
             beneath = patches.get((stack.key, index))
             others = others or beneath is not None
             patches[stack.key, index] = self._patch(number, beneath, stack.text, block)
         return others
+
+    @contextmanager
+    def _hooked(self, transformer: Any) -> Iterator[None]:
+        """Hooks, for one forward, on blocks that can't be replaced; the last hook acts first."""
+        blocks = self.row.blocks(transformer)
+        with ExitStack() as hooks:
+            for number in self.numbers:
+                stack, _, block = blocks[number]
+                if stack.key is None:
+                    returned = self._hook(number, stack.text)
+                    hooks.callback(block.register_forward_hook(returned, prepend=True).remove)
+            yield
+
+    def _hook(self, number: int, text: bool) -> Callable[..., None]:
+        return lambda module, args, output: self._returned(number, text, output)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _returned(self, number: int, text: bool, output: Any) -> None:
+        if self._sampling is not None:
+            self._sampling.block_returned(number, text, self.row.tokens(output))
 
     def _patch(self, number: int, beneath: Any, text: bool, block: Any) -> Callable[..., Any]:
         """The patch of a block, the same one for the same patch beneath it."""
@@ -294,19 +345,13 @@ class Attachment:
             return known[1]
         row = self.row
 
-        @torch.compiler.disable  # type: ignore[untyped-decorator]
-        def returned(hidden_states: torch.Tensor) -> None:
-            if self._sampling is not None:
-                self._sampling.block_returned(number, text, hidden_states)
-
         def patch(args: Mapping[str, Any], extra: Mapping[str, Any]) -> Any:
             # Acted on within the block's own call, whatever a patch beneath does with it: one that
             # skips the block finds nothing done. Its output can't tell, as some blocks return the
             # tensor that they were given.
             def original_block(args: Mapping[str, Any]) -> Any:
                 result = row.call(block, args) if row.call else extra["original_block"](args)
-                hidden_states = result[row.output]
-                returned(hidden_states[0] if row.packed else hidden_states)
+                self._returned(number, text, result[row.output])
                 return result
 
             if beneath is None:

@@ -181,7 +181,8 @@ def transformer_of(model: Any) -> Any:
     if getattr(model.model.latent_format, "latent_dimensions", 3) == 2:
         raise ValueError(
             f"{type(model.model).__name__} makes images, and STAS steers videos. Connect a video "
-            "model: Wan, HunyuanVideo, LTX-Video, Mochi or Kandinsky 5."
+            "model: Wan, HunyuanVideo, LTX-Video, Mochi, Cosmos, CogVideoX, Kandinsky 5 or MiniMax "
+            "H3."
         )
     return getattr(transformer, "_orig_mod", transformer)
 

@@ -1,7 +1,8 @@
 """What must be known about each of ComfyUI's transformers: one row of data per class.
 
-ComfyUI lets a block be replaced under a key, `patches_replace["dit"][key, index]`. A row says
-which keys a class has, and where the video's tokens lie in what its blocks return.
+ComfyUI lets a block of most classes be replaced under a key, `patches_replace["dit"][key, index]`;
+the others are reached by a hook for the time of a forward. A row says which keys a class has, and
+where the video's tokens lie in what its blocks return.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from stas.method.tokens import TokenGrid
 
 Size = tuple[int, int, int]  # latent frames, rows, columns
+Layout = Literal["BND", "BTHWD", "THWBD"]  # of what blocks return; T, H and W make N
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +25,13 @@ class Stack:
     """One of a transformer's lists of blocks.
 
     Args:
-        blocks: The attribute with the blocks.
-        key: What ComfyUI calls them in `patches_replace`.
+        blocks: The attribute with the blocks, a list or a dictionary.
+        key: What ComfyUI calls them in `patches_replace`; None where it lets none be replaced.
         text: Whether tokens of text, and of anything else, come first in what these blocks return.
     """
 
     blocks: str
-    key: str = "double_block"
+    key: str | None = "double_block"
     text: bool = False
 
 
@@ -71,16 +73,19 @@ class ComfyModel:
         width: The attributes whose product is D, the feature width.
         patch: The attribute, dots allowed, with the patch size; one integer is that of rows and
             columns.
+        patch_frames: Where that is one integer, the attribute with the patch's latent frames, None
+            for one; empty where there is none.
         output: The key of the hidden states in what a block's patch returns.
+        layout: Of the hidden states.
         packed: Whether these are several streams, of which the video's is the first.
         before: Tokens before the video's, as a function of the forward and the patch size.
         after: Tokens after them; None where that is not known beforehand.
         lead: Latent frames at the head of the latents that are references and not of the video.
         trail: The same at their tail (guides).
         call: Runs a block; for classes whose own way to do so under a patch fails.
+        remembers: Whether a forward leaves something behind, so that none may be made twice.
         diffusers: The class of the same model in diffusers, for profiles.
         config: For its fields that a profile may name, the attributes whose quotient it is.
-        verified: What the tests run: "run" on the real class in miniature; "read" in the source.
         lies: Where the video's tokens lie, in words.
         note: Which models, and limits.
     """
@@ -89,26 +94,38 @@ class ComfyModel:
     stacks: tuple[Stack, ...]
     width: tuple[str, ...]
     patch: str = "patch_size"
+    patch_frames: str = ""
     output: str = "img"
+    layout: Layout = "BND"
     packed: bool = False
     before: Callable[[Forward, Size], int] = _no_tokens
     after: Callable[[Forward, Size], int | None] = _no_tokens
     lead: Callable[[Forward], int] = lambda forward: 0
     trail: Callable[[Forward, Size], int] = _no_tokens
     call: Callable[[Any, Mapping[str, Any]], Any] | None = None
+    remembers: bool = False
     diffusers: str = ""
     config: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    verified: Literal["run", "read"] = "read"
     lies: str = "all"
     note: str = ""
 
     def blocks(self, transformer: Any) -> list[tuple[Stack, int, Any]]:
         """Each block with its stack and its index there, in forward order."""
-        return [
-            (stack, index, block)
-            for stack in self.stacks
-            for index, block in enumerate(getattr(transformer, stack.blocks))
-        ]
+        found = []
+        for stack in self.stacks:
+            blocks = getattr(transformer, stack.blocks)
+            blocks = blocks.values() if isinstance(blocks, torch.nn.ModuleDict) else blocks
+            found += [(stack, index, block) for index, block in enumerate(blocks)]
+        return found
+
+    def tokens(self, output: Any) -> torch.Tensor:
+        """What a block returned as a view (B, N, D), or (N, D) of one sample."""
+        hidden_states: torch.Tensor = output[0] if self.packed else output
+        if self.layout == "BTHWD":
+            return hidden_states.view(hidden_states.shape[0], -1, hidden_states.shape[-1])
+        if self.layout == "THWBD":
+            return hidden_states.view(-1, *hidden_states.shape[3:]).transpose(0, 1)
+        return hidden_states
 
     def feature_width(self, transformer: Any) -> int:
         """D, the width of the hidden states at a block's output."""
@@ -120,7 +137,8 @@ class ComfyModel:
         for name in self.patch.split("."):
             value = getattr(value, name)
         if isinstance(value, int):
-            return 1, value, value
+            frames = getattr(transformer, self.patch_frames) if self.patch_frames else None
+            return frames or 1, value, value
         frames, rows, columns = value
         return int(frames), int(rows), int(columns)
 
@@ -286,6 +304,8 @@ _LTX: dict[str, Any] = {
     "after": _tail_of_guides,
 }
 
+_HOOKED = Stack(blocks="blocks", key=None)
+
 MODELS: dict[str, ComfyModel] = {
     row.transformer: row
     for row in (
@@ -294,30 +314,26 @@ MODELS: dict[str, ComfyModel] = {
             before=_reference_by_convolution,
             after=_appended("time_dim_concat", "context_latents"),
             lies="after Fun's reference image, before Phantom's and other references",
-            verified="run",
             note="Wan2.1, Wan2.2 and its 5B, text and image to video, Fun, Phantom",
             **_WAN,
         ),
         ComfyModel(
             transformer="VaceWanModel",
-            verified="run",
             after=_concatenated,
             lead=_vace_references,
             lies="after the latent frames of reference images",
             note="what VACE adds after a block is added to what was steered",
             **_WAN,
         ),
-        ComfyModel(transformer="CameraWanModel", verified="run", after=_concatenated, **_WAN),
+        ComfyModel(transformer="CameraWanModel", after=_concatenated, **_WAN),
         ComfyModel(
             transformer="HumoWanModel",
-            verified="run",
             after=_references_last,
             lies="before references",
             **_WAN,
         ),
         ComfyModel(
             transformer="WanModel_S2V",
-            verified="run",
             after=_speech_to_video_tail,
             lies="before references and motion frames",
             note="sound is added after a block, to what was steered",
@@ -325,7 +341,6 @@ MODELS: dict[str, ComfyModel] = {
         ),
         ComfyModel(
             transformer="AnimateWanModel",
-            verified="run",
             before=_reference_by_convolution,
             after=_concatenated,
             lead=lambda forward: int(forward.start == 0),
@@ -335,7 +350,6 @@ MODELS: dict[str, ComfyModel] = {
         ),
         ComfyModel(
             transformer="SCAILWanModel",
-            verified="run",
             before=_references,
             after=_appended("time_dim_concat", "pose_latents"),
             lies="after references, before poses",
@@ -357,15 +371,12 @@ MODELS: dict[str, ComfyModel] = {
         ),
         ComfyModel(
             transformer="WanDancerModel",
-            before=_reference_by_convolution,
             after=_concatenated,
-            lies="after the reference image",
             note="sound is added after a block, to what was steered",
             **_WAN,
         ),
         ComfyModel(
             transformer="HunyuanVideo",
-            verified="run",
             stacks=(
                 Stack(blocks="double_blocks"),
                 Stack(blocks="single_blocks", key="single_block", text=True),
@@ -375,9 +386,7 @@ MODELS: dict[str, ComfyModel] = {
             lies="last, after text (single blocks) and a reference image",
             note="1.0, 1.5 and image to video; HunyuanImage makes one frame and is refused",
         ),
-        ComfyModel(
-            transformer="LTXVModel", verified="run", lies="before guides and keyframes", **_LTX
-        ),
+        ComfyModel(transformer="LTXVModel", lies="before guides and keyframes", **_LTX),
         ComfyModel(
             transformer="LTXAVModel",
             packed=True,
@@ -393,7 +402,6 @@ MODELS: dict[str, ComfyModel] = {
         ),
         ComfyModel(
             transformer="Kandinsky5",
-            verified="run",
             stacks=(Stack(blocks="visual_transformer_blocks"),),
             width=("model_dim",),
             output="x",
@@ -405,15 +413,39 @@ MODELS: dict[str, ComfyModel] = {
             width=("hidden_size",),
             lies="last, after text, references and sound",
         ),
+        ComfyModel(
+            transformer="CausalWanModel",
+            remembers=True,
+            note="made in chunks, each of which is steered as a video of its own: with one latent "
+            "frame a chunk, all of its tokens count as the first frame's",
+            **_WAN | {"stacks": (_HOOKED,)},
+        ),
+        ComfyModel(
+            transformer="GeneralDIT",
+            stacks=(_HOOKED,),
+            width=("model_channels",),
+            patch="patch_spatial",
+            patch_frames="patch_temporal",
+            layout="THWBD",
+            note="Cosmos 1",
+        ),
+        ComfyModel(
+            transformer="MiniTrainDIT",
+            stacks=(_HOOKED,),
+            width=("model_channels",),
+            patch="patch_spatial",
+            patch_frames="patch_temporal",
+            layout="BTHWD",
+            note="Cosmos Predict2",
+        ),
+        ComfyModel(
+            transformer="CogVideoXTransformer3DModel",
+            stacks=(_HOOKED,),
+            width=("dim",),
+            patch_frames="patch_size_t",
+            packed=True,
+        ),
     )
-}
-
-# Why a class of ComfyUI's can't be steered.
-REFUSED: dict[str, str] = {
-    "CausalWanModel": "it makes the video frame by frame and lets no block be replaced.",
-    "GeneralDIT": "Cosmos lets no block be replaced.",
-    "MiniTrainDIT": "Cosmos Predict2 lets no block be replaced.",
-    "CogVideoXTransformer3DModel": "CogVideoX lets no block be replaced.",
 }
 
 
@@ -430,8 +462,6 @@ def find_model(transformer: Any) -> ComfyModel:
             f"{name} is a model of another pack ({module}), which has its own way to run blocks. "
             f"Load the checkpoint with ComfyUI's own loader (Load Diffusion Model). {known}"
         )
-    if name in REFUSED:
-        raise ValueError(f"{name} can't be steered: {REFUSED[name]} {known}")
     if name not in MODELS:
         raise ValueError(f"{name} is no video model that STAS knows. {known}")
     return MODELS[name]
