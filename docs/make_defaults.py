@@ -3,12 +3,13 @@
     python -m docs.make_defaults
 
 A table stands between `<!-- STUDY AXIS -->` and `<!-- end -->`: each measure's difference from
-steering off for each value of the axis.
+steering off for each value of the axis. `<!-- helps pairs -->` begins that of `benchmarks.helps`.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from stas.files import whole_file
 from stas.studies.differences import NO_DIFFERENCE, TOO_FEW
 
 PAGE = Path(__file__).with_name("defaults.md")
+HELPS = Path(__file__).parent.parent / "benchmarks/results/helps.json"
 STUDIES = Path(__file__).parent.parent / "benchmarks/results/studies"
 TABLE = re.compile(r"(<!-- (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # Of all that is in the CSV files: the task's truth, and what the paper speaks of.
@@ -58,6 +60,30 @@ def table(study: str, axis: str) -> Iterator[str]:
     yield f"| pairs | | {' | '.join(spans)} |"
 
 
+def helps_table() -> Iterator[str]:
+    """The lines of what thousands of pairs say of whether steering helps."""
+    found = json.loads(HELPS.read_text(encoding="utf-8"))
+    heads = "question", "setting", "right", "difference", "better, worse", "p", "Holm"
+    yield f"| {' | '.join((*heads, 'across chunks', 'within chunks'))} |"
+    yield "|" + "---|" * 9
+    asked = [(name, each, each["answers"]) for name, each in found["questions"].items()]
+    again = found["confirmation"]
+    for name, head, answers in (*asked, ("confirmation, other seeds", again, [again["answer"]])):
+        yield f"| {name}, {head['pairs']:,} pairs | off | {head['off']:.4f} | | | | | | |"
+        for each in answers:
+            right, across, within = (
+                f"{change:+.4f} ({low:+.4f} to {high:+.4f})"
+                for change, low, high in each["difference"].values()
+            )
+            more, _, less = each["captions"]
+            corrected = head.get("holm", {}).get(each["setting"])
+            yield (
+                f"| | {each['setting']} | {each['right']:.4f} | {right} | {more}, {less} | "
+                f"{each['p']:.2g} | {'' if corrected is None else f'{corrected:.2g}'} | {across} | "
+                f"{within} |"
+            )
+
+
 def cell(row: dict[str, str]) -> str:
     if not row["difference"]:
         return "-"  # no pair has a number
@@ -70,7 +96,8 @@ def fill(text: str) -> str:
     """The page with its tables made anew."""
 
     def lines(match: re.Match[str]) -> str:
-        return match[1] + "\n".join(table(match[2], match[3])) + "\n" + match[4]
+        made = helps_table() if match[2] == "helps" else table(match[2], match[3])
+        return match[1] + "\n".join(made) + "\n" + match[4]
 
     return TABLE.sub(lines, text)
 
