@@ -124,6 +124,14 @@ def test_the_page(done):
     assert "the stage record comes first" in text
 
 
+def test_the_papers_figures_are_drawn(done):
+    plan, folder, _ = done
+    drawn = {name: [p.name for p in s.pictures()] for name, s in by_name(plan, folder).items()}
+    assert drawn["interventions"] == ["figure-3.png"]
+    assert drawn["comparison"] == ["figure-4.png", "figure-5.png", "curves.png"]
+    assert len(drawn["record"]) >= 3
+
+
 def test_a_stage_that_fails_does_not_stop_the_others(done, tmp_path):
     plan, old, _ = done
     folder = tmp_path / "r"

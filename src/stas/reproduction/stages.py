@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import UniPCMultistepScheduler
+from matplotlib.figure import Figure
 
 from stas.activations.massive import RecordedMassiveActivations, find_massive_activations
 from stas.activations.plots import plot
@@ -37,6 +38,7 @@ from stas.preference.votes import Votes, kept_rating
 from stas.reproduction.plan import ReproducedModel, Reproduction
 from stas.studies.compare import Comparison
 from stas.studies.differences import Difference, paired_difference
+from stas.studies.figures import draw_first_frames, draw_frames, draw_transitions
 from stas.studies.page import write_report, write_study_report
 from stas.studies.plan import INTERVENTION, OFF, PRESET_FIELDS, Setting, Study, frozen
 from stas.studies.run import Run, carry_out
@@ -492,9 +494,17 @@ class InterventionStage(StudyStage):
     def study_axes(self) -> Mapping[str, tuple[Any, ...]]:
         return {INTERVENTION: tuple(self.interventions)}
 
+    def carry_out(self, crew: Crew, report: Report | None = None) -> None:
+        super().carry_out(crew, report)
+        run = self.open()
+        sample, *_ = run.whole_samples()
+        numbers = run.numbers()[sample.name, OFF]
+        scores = ("aesthetic", "sharpness", "colourfulness")
+        score = next(s for each in scores if (s := f"{each}, first frame") in numbers)
+        _draw(self.folder / "figure-3.png", draw_first_frames(run, sample, score))
+
     def pictures(self) -> list[Path]:
-        path = self.folder / f"{INTERVENTION}-frames.png"
-        return [path] if path.is_file() else []
+        return sorted(self.folder.glob("figure-*.png"))
 
 
 @dataclass(kw_only=True, repr=False)
@@ -541,6 +551,9 @@ class ComparisonStage(MeasuredStage):
         finally:
             if run.whole_samples():
                 write_report(run)
+        sample, *_ = run.whole_samples()
+        _draw(self.folder / "figure-4.png", draw_transitions(run, sample))
+        _draw(self.folder / "figure-5.png", draw_frames(run, sample))
 
     def findings(self) -> list[Finding]:
         if not self.folder.exists() or self.waits_for() or self.lacks():
@@ -555,8 +568,8 @@ class ComparisonStage(MeasuredStage):
         ]
 
     def pictures(self) -> list[Path]:
-        shown = [self.folder / f"{sample.name}.png" for sample in self.samples(1)]
-        return [path for path in (self.folder / "curves.png", *shown) if path.is_file()]
+        curves = self.folder / "curves.png"
+        return [*sorted(self.folder.glob("figure-*.png")), *([curves] if curves.is_file() else [])]
 
 
 @dataclass(kw_only=True, repr=False)
@@ -932,6 +945,11 @@ def _make(
             batch=crew.batch,
             report=report,
         )
+
+
+def _draw(path: Path, figure: Figure) -> None:
+    with whole_file(path, alone=True) as temporary:
+        figure.savefig(temporary)
 
 
 def _device_name(loaded: LoadedPipeline) -> str:
