@@ -109,13 +109,18 @@ class Seen:
         )
 
     def __enter__(self):
+        # Another may watch already: what it set is put back.
+        self._before = [(block, vars(block).get(self._method)) for block, *_ in self._watched]
         for block, outputs, inputs in self._watched:
             self._watch(block, outputs, inputs)
         return self
 
     def __exit__(self, *error):
-        for block, *_ in self._watched:
-            delattr(block, self._method)
+        for block, before in self._before:
+            if before is None:
+                delattr(block, self._method)
+            else:
+                setattr(block, self._method, before)
 
     def _watch(self, block, outputs, inputs):
         own = getattr(block, self._method)
