@@ -34,7 +34,7 @@ class STASSteer(io.ComfyNode):
             node_id="STASSteer",
             display_name="STAS Steer",
             category=CATEGORY,
-            description="More coherent video at no extra cost, without training: sets the few huge "
+            description="Without training and at no extra cost: sets the few huge "
             "activations of a video model at the first frame and at the ends of each latent frame, "
             "in the first part of sampling (arXiv 2603.17825).",
             inputs=[
