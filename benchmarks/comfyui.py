@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.comfyui import zoo
 
-zoo.start()
+zoo.start()  # before anything of ComfyUI's is imported, so what follows is not at the top
 
 import comfy.ops  # noqa: E402
 

@@ -1,7 +1,7 @@
 """STAS for ComfyUI: the nodes of `stas.comfyui`, as a folder that goes into custom_nodes."""
 
 try:
-    import stas  # noqa: F401
+    import stas  # noqa: F401  # only to be told here, in plain words, when it is missing
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "The STAS nodes need the package stas in ComfyUI's Python environment: install it from a "

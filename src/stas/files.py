@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from zlib import crc32
 
+Rows = Iterable[Sequence[object]]  # of a table
 _PART = ".part-"
 _UMASK = Lock()  # it is read by setting it, for all threads
 
@@ -56,6 +58,28 @@ def whole_file(path: str | os.PathLike[str], *, alone: bool = False) -> Iterator
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_table(path: Path, rows: Rows, *, alone: bool = True) -> None:
+    """Write rows as CSV; the file appears whole or not at all.
+
+    Args:
+        path: The file.
+        rows: The first has the headings.
+        alone: As of `whole_file`.
+
+    Example:
+        >>> path = Path(tempfile.mkdtemp(), "table.csv")
+        >>> write_table(path, [["name", "value"], ["a, b", 1]])
+        >>> print(path.read_text(), end="")
+        name,value
+        "a, b",1
+    """
+    with (
+        whole_file(path, alone=alone) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        csv.writer(file).writerows(rows)
 
 
 def identity(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:

@@ -10,18 +10,24 @@ from dataclasses import replace
 
 import pytest
 
+from stas.activations.intervals import student_t
 from stas.activations.massive import find_massive_activations
+from stas.activations.profiles import Profile
 from stas.activations.stats import ActivationStats
 from stas.preference.items import read_rated
 from stas.preference.votes import Rating, Votes
+from stas.reproduction.crew import Crew
 from stas.reproduction.file import load_reproduction
 from stas.reproduction.page import write_reproduction
+from stas.reproduction.record import group_magnitudes
 from stas.reproduction.run import reproduce
-from stas.reproduction.stages import STAGES, Crew, make_stages
+from stas.reproduction.stages import STAGES, make_stages
 from stas.studies.compare import compare
 from stas.studies.plan import Setting
+from stas.suites.compbench import CATEGORIES
 from tests.reproduction.made import TOML, write
 from tests.suites.made import all_models, rows, stub_environment, write_info
+from tests.suites.test_compbench import write_prompts
 
 CREW = Crew(device="cpu")
 
@@ -64,8 +70,18 @@ def test_findings_are_those_of_the_parts_by_themselves(done):
     row = found["record", "massive dimensions"]
     assert row["value"] == ", ".join(map(str, massive.dims))
     assert (row["paper"], row["source"]) == ("1188", "the <paper>")
-    ratio = float(found["record", "ratio of the strongest dimension"]["value"])
-    assert ratio == massive.findings[0].ratio
+    ratio = found["record", "ratio of the strongest dimension"]
+    assert float(ratio["value"]) == massive.findings[0].ratio
+    # Student's interval of the log ratios of two videos: t is 12.7, by the expansion that is used.
+    logs = stats.video_ratios[:, massive.findings[0].dim].double().log()
+    half = student_t(1, 0.975) * (logs[0] - logs[1]).abs() / 2
+    assert float(ratio["high"]) == pytest.approx(float((logs.mean() + half).exp()))
+    profile = Profile.load(home / "record" / "profile.json")
+    assert profile.dims == massive.dims and profile.transformer == "WanTransformer3DModel"
+    first, boundary, interior = group_magnitudes(stats, massive.findings[0].dim)
+    said = found["record", "first frame > boundary > interior"]
+    assert said["words"] == f"{first:.4g}, {boundary:.4g}, {interior:.4g}"
+    assert said["value"] == ("yes" if first > boundary > interior else "no")
 
     stas = by_name(plan, folder)["comparison"].setting("stas")
     again = compare(
@@ -222,6 +238,24 @@ def test_benchmarks_are_made_and_scored(done, tmp_path):
     assert len(list(home.glob("*/*.mp4"))) == 4
     stages = {stage.name: stage for stage in make_stages(plan, folder)}
     assert (stages["vbench"].left, stages["compbench"].left) == (0, 1400)
+
+
+def test_videos_of_compbench_are_laid_out_and_their_scorers_named(done, tmp_path, monkeypatch):
+    """With one prompt a category in place of a hundred."""
+    for module in ("stas.suites.compbench", "stas.reproduction.benchmarks"):
+        monkeypatch.setattr(f"{module}.PROMPTS", 1)
+    _, old, _ = done
+    prompts = write_prompts(tmp_path / "prompts", 1)
+    text = TOML.replace("[stages.rating]", f"[stages.compbench]\nprompts = '{prompts}'")
+    plan, folder = load_reproduction(write(tmp_path, text)), tmp_path / "r"
+    shutil.copytree(old, folder)
+    assert reproduce(plan, folder, crew=CREW, only=["compbench"]) == {}
+    home = folder / "bundled---small" / "compbench" / "compbench"
+    assert len(list(home.rglob("0001.mp4"))) == 2 * len(CATEGORIES)
+    assert by_name(plan, folder)["compbench"].left == 0
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "its scorers run in environments of yours" in text
+    assert "python" in (home / "01-stas.sh").read_text(encoding="utf-8")
 
 
 def test_what_comes_first_is_said(tmp_path):

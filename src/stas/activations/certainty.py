@@ -7,11 +7,9 @@ from math import exp
 
 import torch
 
-from stas.activations.intervals import mean_interval
+from stas.activations.intervals import FEWEST, mean_interval
 from stas.activations.stats import ActivationStats
 from stas.method.detection import MASSIVE_RATIO
-
-FEWEST = 6  # prompts, as for paired differences
 
 
 @dataclass(frozen=True)

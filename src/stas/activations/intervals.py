@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import inf, sqrt
 from statistics import NormalDist, fmean, stdev
 
+FEWEST = 6  # prompts from which an interval decides, as for paired differences
+
 
 @dataclass(frozen=True)
 class MeanInterval:

@@ -17,7 +17,6 @@ Example:
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -33,7 +32,7 @@ from matplotlib.figure import Figure
 
 from stas.activations.massive import RecordedMassiveActivations, find_massive_activations
 from stas.activations.stats import ActivationStats
-from stas.files import whole_file
+from stas.files import whole_file, write_table
 from stas.method.config import REGIONS, Region
 
 # Okabe and Ito's colours, told apart with any colour vision.
@@ -587,6 +586,5 @@ def _write(stem: Path, figure: Figure, rows: Iterable[Sequence[object]]) -> list
     picture, table = stem.with_suffix(".png"), stem.with_suffix(".csv")
     with whole_file(picture) as temporary:
         figure.savefig(temporary)
-    with whole_file(table) as temporary, temporary.open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
+    write_table(table, rows, alone=False)
     return [picture, table]

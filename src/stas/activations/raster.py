@@ -8,7 +8,6 @@ left against right within the top and bottom rows, where what is border or conte
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,16 +17,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stas.activations.intervals import MeanInterval, mean_interval
+from stas.activations.intervals import FEWEST, MeanInterval, mean_interval
 from stas.activations.stats import ActivationStats
 from stas.checks import expect
-from stas.files import whole_file
+from stas.files import Rows, whole_file, write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POSITION = ("head", "tail", "jump")
-FEWEST = 6  # prompts, as for paired differences
 LABELS = {
     "head": "head: top rows, left - right",
     "tail": "tail: bottom rows, right - left",
@@ -214,12 +212,14 @@ def write_raster(
             draw_raster(each).savefig(temporary)
         written.append(path)
     path = folder / f"{prefix}raster.csv"
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["block", "dimension", "number", "mean", "low", "high", "n", "in words"])
-        for each in evidence:
-            for name in LABELS:
-                found: MeanInterval = getattr(each, name)
-                row = [each.block, each.dim, name, found.mean, found.low, found.high, found.n]
-                table.writerow([*row, each.words])
+    write_table(path, _rows(evidence), alone=False)
     return [*written, path]
+
+
+def _rows(evidence: Sequence[RasterEvidence]) -> Rows:
+    yield ["block", "dimension", "number", "mean", "low", "high", "n", "in words"]
+    for each in evidence:
+        for name in LABELS:
+            found: MeanInterval = getattr(each, name)
+            numbers = (found.mean, found.low, found.high, found.n)
+            yield [each.block, each.dim, name, *numbers, each.words]

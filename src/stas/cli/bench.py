@@ -298,7 +298,7 @@ def table(folder: Folder) -> None:
     by prompt. Without all 16 dimensions there is no total. The folder gets a table.csv.
     """
     with notes.status(LOADING):
-        from stas.studies.tables import write_table
+        from stas.files import write_table
         from stas.suites.compbench import compbench_rows
         from stas.suites.rows import table_rows
         from stas.suites.run import read_run

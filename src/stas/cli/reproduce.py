@@ -17,7 +17,8 @@ from stas.cli.options import Batch, Device, OffloadName, RayAddress, WorkerCount
 from stas.cli.say import LOADING, bars, console, loading, notes
 
 if TYPE_CHECKING:
-    from stas.reproduction.stages import Crew, Stage
+    from stas.reproduction.crew import Crew
+    from stas.reproduction.stage import Stage
     from stas.workers.job import Report
 
 
@@ -58,11 +59,11 @@ def reproduce(
     """
     shared = read_workers(workers, ray)
     with notes.status(LOADING):
+        from stas.reproduction.crew import Crew
         from stas.reproduction.file import load_reproduction
         from stas.reproduction.page import PAGE
         from stas.reproduction.run import choose_stages
         from stas.reproduction.run import reproduce as carry_out
-        from stas.reproduction.stages import Crew
     plan = load_reproduction(file, quick=quick, model=model)
     folder = output or Path("reproductions") / (Path(file).stem + ("-quick" if quick else ""))
     crew = Crew(device=device, offload=offload, workers=shared, batch=batch, loader=loading)

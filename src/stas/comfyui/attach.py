@@ -333,7 +333,8 @@ class Attachment:
     def _hook(self, number: int, text: bool) -> Callable[..., None]:
         return lambda module, args, output: self._returned(number, text, output)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    # It reads and writes this sampling's state, which no compiled block may keep.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch has no type for it
     def _returned(self, number: int, text: bool, output: Any) -> None:
         if self._sampling is not None:
             self._sampling.block_returned(number, text, self.row.tokens(output))

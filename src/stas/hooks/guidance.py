@@ -99,7 +99,7 @@ class DetailGuidance(ClassifierFreeGuidance):  # type: ignore[misc]  # diffusers
 
     _input_predictions: ClassVar[list[str]] = ["pred_cond", "pred_uncond", _WEAK]
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config  # type: ignore[untyped-decorator]  # diffusers has no types
     def __init__(
         self,
         *,  # by position, diffusers' `new` would take them for defaults

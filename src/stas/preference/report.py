@@ -14,14 +14,13 @@ from typing import Any
 import torch
 
 from stas import __version__
-from stas.files import whole_file
+from stas.files import Rows, whole_file, write_table
 from stas.pipelines.prompts import Sample
 from stas.preference.items import Item, Rated
 from stas.preference.page import render
 from stas.preference.statistics import bradley_terry, krippendorff_alpha, sign_test, wilson
 from stas.preference.votes import QUESTIONS, Vote
 from stas.studies.differences import DRAWS, Difference, difference, tail, unit_of_pairs
-from stas.studies.tables import Rows, write_table
 
 PAGE, TABLE, BY_PROMPT = "preference.html", "preference.csv", "preference-prompts.csv"
 

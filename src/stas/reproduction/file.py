@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from stas.assets import shipped
 from stas.checks import expect, is_whole
 from stas.method.config import STASConfig
 from stas.reproduction.plan import ReproducedModel, Reproduction, Statement
 from stas.reproduction.stages import STAGES, make_stages
-from stas.studies.file import read_prompt_list
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from stas.studies.file import read_prompt_list, read_toml
 
 
 def load_reproduction(
@@ -41,17 +34,8 @@ def load_reproduction(
         >>> [each.name for each in load_reproduction("paper").models]
         ['Wan2.1-1.3B', 'CogVideoX-5B', 'Wan2.2-5B']
     """
-    path = Path(source)
-    known = shipped("reproductions", ".toml")
-    if not path.is_file() and path.name == str(source) and path.stem in known:
-        path = known[path.stem]
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no reproduction {str(source)!r}: expected a TOML file or one of "
-            f"{', '.join(known)}."
-        )
+    path, data = read_toml(source, "reproductions", "reproduction")
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
         changes = data.pop("quick", None)
         if quick:
             expect(isinstance(changes, dict), "it has no table `quick`")

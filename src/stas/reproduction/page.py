@@ -9,19 +9,13 @@ from pathlib import Path
 
 from stas import __version__
 from stas.activations import plots
-from stas.files import whole_file
+from stas.files import Rows, whole_file, write_table
 from stas.pipelines.manifest import package_versions
 from stas.reproduction.plan import ReproducedModel, Reproduction, Statement
-from stas.reproduction.stages import (
-    ACTIVATIONS,
-    Finding,
-    RecordStage,
-    Stage,
-    make_stages,
-    read_stats,
-)
+from stas.reproduction.record import RecordStage
+from stas.reproduction.stage import ACTIVATIONS, Finding, Stage, read_stats
+from stas.reproduction.stages import make_stages
 from stas.studies.page import write_page
-from stas.studies.tables import Rows, write_table
 
 PAGE, TABLE, MODELS = "report.html", "findings.csv", "models.png"
 MOST_SHOWN = 40  # findings of a stage: more are in the table beside the page
@@ -110,8 +104,9 @@ def _section(plan: Reproduction, stage: Stage, problem: str) -> Section:
     try:
         found = stage.findings()
         problem = problem or stage.waits_for() or stage.lacks()
-        if not problem and stage.left:
-            problem = f"{stage.left:,} videos are missing"
+        if not problem:
+            left = stage.left
+            problem = f"{left:,} videos are missing" if left else stage.to_do()
     except (OSError, ValueError) as error:
         found, problem = [], problem or str(error)
     return Section(stage, [Line(each.name, each, said.get(each.name)) for each in found], problem)

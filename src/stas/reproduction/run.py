@@ -6,9 +6,11 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from stas.reproduction.crew import Crew
 from stas.reproduction.page import Failures, write_reproduction
 from stas.reproduction.plan import Reproduction
-from stas.reproduction.stages import Crew, Stage, make_stages
+from stas.reproduction.stage import Stage
+from stas.reproduction.stages import make_stages
 from stas.workers.job import Report
 
 Begin = Callable[[Stage], AbstractContextManager[Report | None]]

@@ -50,7 +50,7 @@ def read_toml(source: str | os.PathLike[str], kind: str, noun: str) -> tuple[Pat
     """A TOML file, or one that ships, and what it says.
 
     Args:
-        source: The file, or the name of one that ships.
+        source: The file, or the name of one that ships, with or without ".toml".
         kind: What those that ship lie under, see `stas.assets.shipped`.
         noun: What the file is called in messages.
 
@@ -60,8 +60,8 @@ def read_toml(source: str | os.PathLike[str], kind: str, noun: str) -> tuple[Pat
     """
     path = Path(source)
     known = shipped(kind, ".toml")
-    if not path.is_file() and str(source) in known:
-        path = known[str(source)]
+    if not path.is_file():
+        path = known.get(str(source).removesuffix(".toml"), path)
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no {noun} {str(source)!r}: expected a TOML file or one of "

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from stas import __version__
-from stas.files import whole_file
+from stas.files import whole_file, write_table
 from stas.measures.measure import NAMES
 from stas.studies.differences import (
     DRAWS,
@@ -36,7 +36,6 @@ from stas.studies.tables import (
     curve_rows,
     study_differences,
     study_values,
-    write_table,
 )
 from stas.workers.leases import Leases
 

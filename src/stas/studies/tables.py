@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from stas.files import whole_file
+from stas.files import Rows
 from stas.studies.differences import Difference, all_names, difference
 from stas.studies.plan import Setting, in_words
 
 if TYPE_CHECKING:
     from stas.studies.compare import Comparison
     from stas.studies.study import StudyRun
-
-Rows = Iterable[Sequence[object]]
-
-
-def write_table(path: Path, rows: Rows) -> None:
-    """Write rows as CSV; the file appears whole or not at all."""
-    with (
-        whole_file(path, alone=True) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        csv.writer(file).writerows(rows)
 
 
 @dataclass(frozen=True)

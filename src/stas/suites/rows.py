@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from stas.files import Rows
 from stas.studies.differences import Difference
-from stas.studies.tables import Rows
 
 
 @dataclass(frozen=True)

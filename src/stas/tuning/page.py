@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 
 from stas import __version__
 from stas.files import whole_file
+from stas.studies.figures import COLOURS
 from stas.studies.page import write_page
 from stas.tuning.race import Interval, Race
 
 if TYPE_CHECKING:
     from stas.tuning.run import TuneRun
 
-COLOURS = {"race": "#2563ab", "confirmation": "#c2410c"}
+COLOUR_OF = dict(zip(("race", "confirmation"), COLOURS, strict=False))
 
 
 def rows(race: Race) -> list[tuple[str, str, Interval, str]]:
@@ -48,8 +49,8 @@ def draw_intervals(race: Race) -> Figure:
     axes.axvline(0, color="0.6", linewidth=0.8)
     for place, (_, stage, interval, _) in enumerate(found):
         if isfinite(interval.low):
-            axes.plot([interval.low, interval.high], [place] * 2, color=COLOURS[stage])
-        axes.plot(interval.mean, place, "o", color=COLOURS[stage], markersize=5)
+            axes.plot([interval.low, interval.high], [place] * 2, color=COLOUR_OF[stage])
+        axes.plot(interval.mean, place, "o", color=COLOUR_OF[stage], markersize=5)
     axes.set_yticks(range(len(found)), [_label(*row) for row in found], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(f"how much better than off: {race.rules.objective.measure}", fontsize=8)
