@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from docs import make_bundled, make_defaults
+from docs import make_bundled, make_defaults, make_peers
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = sorted(
@@ -73,6 +73,12 @@ def test_the_tables_of_the_bundled_model_are_those_of_the_results():
     text = make_bundled.PAGE.read_text(encoding="utf-8")
     assert make_bundled.fill(text) == text
     assert [name for _, name, _ in make_bundled.PLACE.findall(text)] == list(make_bundled.TABLES)
+
+
+def test_the_tables_beside_other_guidance_are_those_of_the_results():
+    text = make_peers.PAGE.read_text(encoding="utf-8")
+    assert make_peers.page(text, make_peers.load()) == text
+    assert "## 10 steps, 512 pairs" in text and "## 30 steps, 512 pairs" in text
 
 
 def test_the_tables_of_the_defaults_are_those_of_the_studies():

@@ -79,6 +79,9 @@ def test_findings_are_those_of_the_parts_by_themselves(done):
     profile = Profile.load(home / "record" / "profile.json")
     assert profile.dims == massive.dims and profile.transformer == "WanTransformer3DModel"
     first, boundary, interior = group_magnitudes(stats, massive.findings[0].dim)
+    with (home / "record" / "groups.csv").open(newline="") as file:
+        drawn = [float(row["mean |h|"]) for row in csv.DictReader(file)][:3]
+    assert [first, boundary, interior] == pytest.approx(drawn)  # those of Figure 1e
     said = found["record", "first frame > boundary > interior"]
     assert said["words"] == f"{first:.4g}, {boundary:.4g}, {interior:.4g}"
     assert said["value"] == ("yes" if first > boundary > interior else "no")
@@ -110,6 +113,28 @@ def test_what_is_steered_are_the_recorded_dimensions(done):
         for setting in stages[name].open().settings[1:]:
             wanted = setting.name != "dims=ordinary"
             assert (list(setting.config["dims"]) == dims) == wanted, setting.name
+
+
+def test_overhead_is_that_of_steering(done, tmp_path, monkeypatch):
+    """The rounds are made off and on, and each goes first in every other one."""
+    plan, old, _ = done
+    shutil.copytree(old / "bundled---small" / "record", tmp_path / "bundled---small" / "record")
+    stage, steered = by_name(plan, tmp_path)["overhead"], []
+    loaded = CREW.load(stage.model)
+    real = loaded.steered
+
+    def spy(config):
+        steered.append(config)
+        return real(config)
+
+    monkeypatch.setattr(loaded, "steered", spy)
+    stage.carry_out(CREW)
+    on = stage.setting("stas").steering()
+    assert steered == [None, on, on, None, None, on]  # two to warm up, then two rounds
+    first = json.loads(stage.path.read_text())
+    assert len(first["off"]) == len(first["on"]) == 2
+    stage.carry_out(CREW)
+    assert json.loads(stage.path.read_text()) == first and len(steered) == 6
 
 
 def test_going_on_makes_nothing_twice_and_what_is_missing_again(done, tmp_path):
