@@ -121,18 +121,24 @@ def test_overhead_is_that_of_steering(done, tmp_path, monkeypatch):
     shutil.copytree(old / "bundled---small" / "record", tmp_path / "bundled---small" / "record")
     stage, steered = by_name(plan, tmp_path)["overhead"], []
     loaded = CREW.load(stage.model)
-    real = loaded.steered
+    steer, generate, clock = loaded.steered, loaded.generate, [0]
 
     def spy(config):
         steered.append(config)
-        return real(config)
+        return steer(config)
+
+    def slower_when_steered(*arguments):
+        clock[0] += 1 if steered[-1] is None else 3
+        return generate(*arguments)
 
     monkeypatch.setattr(loaded, "steered", spy)
+    monkeypatch.setattr(loaded, "generate", slower_when_steered)
+    monkeypatch.setattr("stas.reproduction.overhead.perf_counter", lambda: clock[0])
     stage.carry_out(CREW)
     on = stage.setting("stas").steering()
     assert steered == [None, on, on, None, None, on]  # two to warm up, then two rounds
     first = json.loads(stage.path.read_text())
-    assert len(first["off"]) == len(first["on"]) == 2
+    assert (first["off"], first["on"]) == ([1, 1], [3, 3])
     stage.carry_out(CREW)
     assert json.loads(stage.path.read_text()) == first and len(steered) == 6
 

@@ -92,6 +92,18 @@ def test_transitions_are_over_the_frames_on_both_sides_of_them(two_runs):
     assert levels(strip) == [30, 40, 130, 140]
 
 
+@pytest.mark.parametrize(
+    ("measured", "drawn"),
+    [(("psnr", "ssim"), "ssim"), (("pixel difference", "psnr"), "pixel difference")],
+)
+def test_transitions_without_an_encoder_are_drawn_by_what_there_is(two_runs, measured, drawn):
+    run, sample = two_runs
+    for key, found in run.finished.items():
+        curves = {name: np.arange(4.0) for name in measured}
+        run.finished[key] = Finished(found.manifest, VideoMetrics(curves, {}, CROSS))
+    assert draw_transitions(run, sample).axes[0].get_ylabel() == drawn
+
+
 def test_frames_are_side_by_side(two_runs):
     run, sample = two_runs
     figure = draw_frames(run, sample, count=3)

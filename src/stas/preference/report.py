@@ -14,14 +14,15 @@ from typing import Any
 import torch
 
 from stas import __version__
-from stas.files import Rows, whole_file, write_table
+from stas.files import Rows, write_table
 from stas.pipelines.prompts import Sample
 from stas.preference.items import Item, Rated
-from stas.preference.page import render
 from stas.preference.statistics import bradley_terry, krippendorff_alpha, sign_test, wilson
 from stas.preference.votes import QUESTIONS, Vote
 from stas.studies.differences import DRAWS, Difference, difference, tail, unit_of_pairs
+from stas.studies.html import write_page
 
+TEMPLATE = Path(__file__).parent / "templates" / "preference.html"
 PAGE, TABLE, BY_PROMPT = "preference.html", "preference.csv", "preference-prompts.csv"
 
 
@@ -314,12 +315,14 @@ def write_preference(report: PreferenceReport) -> Path:
     folder = report.rated.folder
     write_table(folder / TABLE, _rows(report))
     write_table(folder / BY_PROMPT, _prompt_rows(report))
-    text = render(
-        "preference.html", report=report, questions=QUESTIONS, draws=DRAWS, version=__version__
+    return write_page(
+        folder / PAGE,
+        TEMPLATE,
+        report=report,
+        questions=QUESTIONS,
+        draws=DRAWS,
+        version=__version__,
     )
-    with whole_file(folder / PAGE) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return folder / PAGE
 
 
 def _score(vote: Vote) -> int:

@@ -21,9 +21,10 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from stas.preference.items import Showing, token
-from stas.preference.page import render
 from stas.preference.votes import CHOICES, LONGEST_RATER, QUESTIONS, Votes, check_rater
+from stas.studies.html import render
 
+TEMPLATE = Path(__file__).parent / "templates" / "rate.html"
 ADDRESS = "127.0.0.1"
 HOSTS = (ADDRESS, "localhost")
 LONGEST_BODY = 4096  # bytes of a vote
@@ -198,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         if address.path == "/":
             # As a list, for objects lose their order in templates.
             asked = [(name, QUESTIONS[name]) for name in self.server.votes.rating.questions]
-            text = render("rate.html", nonce=nonce, longest=LONGEST_RATER, questions=asked)
+            text = render(TEMPLATE, nonce=nonce, longest=LONGEST_RATER, questions=asked)
             return HTTPStatus.OK, "text/html; charset=utf-8", text.encode()
         folder, _, name = address.path.removeprefix("/").partition("/")
         if address.path == "/session":

@@ -15,8 +15,9 @@ from stas.reproduction.plan import ReproducedModel, Reproduction, Statement
 from stas.reproduction.record import RecordStage
 from stas.reproduction.stage import ACTIVATIONS, Finding, Stage, read_stats
 from stas.reproduction.stages import make_stages
-from stas.studies.page import write_page
+from stas.studies.html import write_page
 
+TEMPLATE = Path(__file__).parent / "templates" / "reproduction.html"
 PAGE, TABLE, MODELS = "report.html", "findings.csv", "models.png"
 MOST_SHOWN = 40  # findings of a stage: more are in the table beside the page
 
@@ -87,7 +88,7 @@ def write_reproduction(plan: Reproduction, folder: Path, failures: Failures | No
     write_table(folder / TABLE, _rows(parts))
     return write_page(
         folder / PAGE,
-        "reproduction.html",
+        TEMPLATE,
         title=plan.title,
         plan=plan,
         parts=parts,

@@ -90,8 +90,9 @@ def draw_first_frames(run: Run, sample: Sample, score: str) -> Figure:
 def draw_transitions(run: Comparison, sample: Sample) -> Figure:
     """The paper's Fig. 4: similarity of consecutive frames of one video, over strips of its frames.
 
-    Drawn are the encoders' similarities, SSIM where there are none; cross-chunk transitions are
-    marked. A strip has the frames on both sides of the first of these that lie within the video.
+    Drawn are the encoders' similarities; where there are none SSIM, else what was measured first.
+    Cross-chunk transitions are marked. A strip has the frames on both sides of the first of these
+    that lie within the video.
 
     Args:
         run: A comparison with the sample finished under every setting.
@@ -106,7 +107,7 @@ def draw_transitions(run: Comparison, sample: Sample) -> Figure:
     videos = _videos(run, sample)
     first = run.metrics(sample, run.settings[0])
     similar = [name for name in first.curves if name.endswith(" similarity")]
-    names = similar or ["ssim"]
+    names = similar or [name for name in ("ssim", *first.curves) if name in first.curves][:1]
     marked = [int(place) for place in np.flatnonzero(first.cross)[1:4]] or [0]
     chosen = [frame for place in marked for frame in (place, place + 1)]
     rows = len(names) + len(videos)

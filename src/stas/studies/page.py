@@ -1,18 +1,11 @@
-"""The pages of comparisons and studies: one HTML file each, which opens from disk by itself.
-
-Their text is in `templates/`; jinja2 escapes all that is put into it.
-"""
+"""The pages of comparisons and studies: one HTML file each, which opens from disk by itself."""
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import jinja2
+from typing import TYPE_CHECKING
 
 from stas import __version__
 from stas.files import whole_file, write_table
@@ -27,6 +20,7 @@ from stas.studies.differences import (
     unit_of_pairs,
 )
 from stas.studies.figures import draw_axis, draw_curves, frames_over
+from stas.studies.html import TEMPLATES, write_page
 from stas.studies.plan import Setting, in_words
 from stas.studies.tables import (
     AxisTable,
@@ -45,44 +39,6 @@ if TYPE_CHECKING:
     from stas.studies.study import StudyRun
 
 MOST_SHOWN = 24  # samples: each brings its video into the file
-TYPES = {".mp4": "video/mp4", ".png": "image/png"}
-
-
-@cache
-def _templates() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(
-            [
-                Path(__file__).parents[1] / room / "templates"
-                for room in ("studies", "reproduction", "tuning")
-            ]
-        ),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["inside"] = inside
-    return environment
-
-
-def write_page(path: Path, template: str, **values: Any) -> Path:
-    """Write a page; the file appears whole or not at all.
-
-    Args:
-        path: The file.
-        template: Of those in `templates/`.
-        **values: What it shows.
-    """
-    text = _templates().get_template(template).render(values)
-    with whole_file(path, alone=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return path
-
-
-def inside(path: Path) -> str:
-    """A file as a data URI."""
-    return f"data:{TYPES[path.suffix]};base64,{b64encode(path.read_bytes()).decode()}"
 
 
 @contextmanager
@@ -118,7 +74,7 @@ def _write_report(run: Comparison) -> Path:
     made = run.finished[whole[0].name, base].manifest
     return write_page(
         run.folder / "report.html",
-        "comparison.html",
+        TEMPLATES / "comparison.html",
         title=" | ".join(setting.name for setting in run.settings),
         run=run,
         whole=whole,
@@ -164,7 +120,7 @@ def _write_study_report(run: StudyRun) -> Path:
                 picture.save(temporary)
     return write_page(
         run.folder / "report.html",
-        "study.html",
+        TEMPLATES / "study.html",
         title=run.study.name,
         run=run,
         tables=tables,

@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 from stas import __version__
 from stas.files import whole_file
 from stas.studies.figures import COLOURS
-from stas.studies.page import write_page
+from stas.studies.html import write_page
 from stas.tuning.race import Interval, Race
 
 if TYPE_CHECKING:
     from stas.tuning.run import TuneRun
 
+TEMPLATE = Path(__file__).parent / "templates" / "tune.html"
 COLOUR_OF = dict(zip(("race", "confirmation"), COLOURS, strict=False))
 
 
@@ -95,7 +96,7 @@ def write_tune_page(run: TuneRun, race: Race) -> Path:
     guards = race.rules.guards if race.confirmed else ()
     return write_page(
         run.folder / "report.html",
-        "tune.html",
+        TEMPLATE,
         title=f"Tuning: {run.tune.study.name}",
         lead=lead(run, race),
         rows=rows(race),
