@@ -11,7 +11,8 @@ import pytest
 import stas
 from stas.measures.measure import Measures
 from stas.method.config import STASConfig
-from stas.studies.page import write_page, write_report, write_study_report
+from stas.studies.html import TEMPLATES, write_page
+from stas.studies.page import write_report, write_study_report
 from stas.studies.plan import Setting, Study
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph")  # matplotlib's font has no fox
@@ -129,5 +130,5 @@ def test_an_early_stop_is_said(comparison):
 
 def test_a_template_that_lacks_a_value_writes_nothing(tmp_path):
     with pytest.raises(jinja2.UndefinedError, match="title"):
-        write_page(tmp_path / "report.html", "base.html")
+        write_page(tmp_path / "report.html", TEMPLATES / "base.html")
     assert list(tmp_path.iterdir()) == []
