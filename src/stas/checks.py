@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from math import inf, isfinite
 from numbers import Integral, Real
@@ -11,6 +12,18 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 Offload = Literal["none", "model", "sequential"]
 FPS = (0.001, 1000)  # Matroska counts milliseconds, and 1/1001 is the slowest that mp4 says here
 FRAMES = ("num_frames", "frames", "video_length")  # what pipelines call the number of pixel frames
+# What pipelines call the pictures and the videos that they are given.
+IMAGES = ("image", "last_image", "cond_image", "reference_images")
+VIDEOS = (
+    "video",
+    "control_video",
+    "controls",
+    "pose_video",
+    "face_video",
+    "background_video",
+    "mask_video",
+    "mask",
+)
 
 
 class StasWarning(UserWarning):
@@ -115,3 +128,30 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     for key, value in arguments.items():
         if isinstance(value, float) and not isfinite(value):
             raise ValueError(f"{key} must be a finite number, but got {value}.")
+
+
+def what_differs(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What differs between two objects of JSON's types, in words; "" for nothing.
+
+    Example:
+        >>> what_differs({"seed": 0, "call": {"size": 32, "n": 1}}, {"seed": 0, "call": {"n": 2}})
+        'call n 1 -> 2; call size 32 -> nothing'
+    """
+    found = []
+    for name in sorted(set(old) | set(new)):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            inner = what_differs(before, after)
+            found += [f"{name} {each}" for each in inner.split("; ")] if inner else []
+            continue
+        # The order of lists counts, for folders follow it.
+        texts = [
+            "nothing" if each is None else _short(json.dumps(each)) for each in (before, after)
+        ]
+        if before != after:
+            found.append(f"{name} {texts[0]} -> {texts[1]}")
+    return "; ".join(found)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."

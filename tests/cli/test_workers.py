@@ -37,7 +37,7 @@ def test_videos_by_two_workers_are_those_of_one(run, tmp_path, monkeypatch):
     code, out, err = run(*command, "-o", "two", "--workers", "2", "--resume")
     assert code == 0 and out.count("is finished") == 4 and "made in" not in out
     code, _, err = run(*command, "-o", "two", "--workers", "2", "--resume", "--no-steer")
-    assert code == 1 and "its manifest says another steering" in err
+    assert code == 1 and "was made otherwise: steering" in err
 
 
 def test_a_batch_is_in_the_manifests(run, tmp_path):

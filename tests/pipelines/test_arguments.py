@@ -57,5 +57,7 @@ def test_a_pipeline_that_needs_an_image_says_so(bundled):
         image_processor=None,
         image_encoder=None,
     )
-    with pytest.raises(ValueError, match=r"also needs image.*stas\.steer\(pipe\)"):
+    with pytest.raises(
+        ValueError, match=r"also needs image.*line: --image FILE.*in Python.*`image`"
+    ):
         LoadedPipeline(image_to_video).arguments({"prompt": PROMPT})

@@ -94,8 +94,8 @@ def test_a_run_in_batches(tmp_path):
         tmp_path / "2",
         arguments=SMALL,
         batch=2,
-        resume=True,
         measures=Measures(names=("pixel difference",)),
+        resume=True,
     )
     assert json.loads(lost.read_text())["frames"] == before and kept.stat().st_mtime_ns == when
 

@@ -120,7 +120,7 @@ def test_every_pipeline_that_a_prompt_alone_can_call_is_tried():
         if kind in ALSO_FROM_A_PROMPT:
             assert LoadedPipeline(pipeline).arguments({"prompt": "a red circle"})
             continue
-        with pytest.raises(ValueError, match=rf"{kind} also needs .*stas\.steer\(pipe\)"):
+        with pytest.raises(ValueError, match=rf"{kind} also needs .*(--\w+ |stas\.steer\(pipe\))"):
             LoadedPipeline(pipeline).arguments({"prompt": "a red circle"})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,12 +19,16 @@ from stas.cli.options import (
     VIDEO,
     Batch,
     Branches,
+    ControlFile,
     Device,
     DTypeName,
     Force,
     Fps,
     Frames,
     Guidance,
+    ImageFile,
+    InputFiles,
+    LastImageFile,
     Lora,
     Model,
     OffloadName,
@@ -36,8 +41,11 @@ from stas.cli.options import (
     Size,
     Steps,
     UsageError,
+    VideoFile,
     WorkerCount,
     call_arguments,
+    files_of,
+    input_arguments,
     is_given,
     read_blocks,
     read_integers,
@@ -74,6 +82,11 @@ def generate(
     steps: Steps = None,
     guidance: Guidance = None,
     fps: Fps = None,
+    image: ImageFile = None,
+    last_image: LastImageFile = None,
+    video: VideoFile = None,
+    control: ControlFile = None,
+    inputs: InputFiles = None,
     model: Model = "bundled",
     revision: Revision = None,
     device: Device = "auto",
@@ -155,6 +168,15 @@ def generate(
     ray: RayAddress = None,
     batch: Batch = 1,
     resume: Resume = False,
+    skip_existing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-existing",
+            metavar="",
+            help="Make only the videos whose file is not there, whatever made the others.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     force: Force = False,
 ) -> None:
     """Make videos from a prompt, steered by default.
@@ -189,6 +211,8 @@ def generate(
         )
     arguments = {"negative_prompt": negative_prompt}
     arguments |= call_arguments(frames, size, steps, guidance)
+    given_files = input_arguments(image, last_image, video, control, inputs)
+    arguments |= given_files
     if fps is not None:
         check_fps(fps)
     steering = None
@@ -196,7 +220,14 @@ def generate(
         steering = replace(STASConfig() if config is None else STASConfig.load(config), **values)
     loras = dict(lora or [])
     places = places_of(output, samples)
-    keep_inputs(places, ("config", config), ("prompt file", prompts), *lora_files(loras))
+    read = ("config", config), ("prompt file", prompts), *files_of(given_files)
+    keep_inputs(places, *read, *lora_files(loras))
+    if skip_existing:
+        lacking = [not place.exists() for place in places]
+        samples, places = list(compress(samples, lacking)), list(compress(places, lacking))
+        notes.print(f"{lacking.count(False)} of {len(lacking)} videos are there and are skipped.")
+        if not samples:
+            return
     check_places(places, force=force, resume=resume)
     options = PipelineOptions(
         model=model, revision=revision, device=device, dtype=dtype, offload=offload, loras=loras
@@ -205,9 +236,7 @@ def generate(
 
     given = load_for(shared, options)
     _make(
-        GenerateJob(
-            given, samples, places, arguments, steering, fps=fps, resume=resume, batch=batch
-        ),
+        GenerateJob(given, samples, places, arguments, steering, fps=fps, force=force, batch=batch),
         samples,
         places,
         shared,
@@ -272,7 +301,8 @@ def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) 
     place = output or path.with_name(f"{path.stem}-repeated.mp4")
     if place.suffix != ".mp4":
         place = place / f"{path.stem}.mp4"
-    keep_inputs([place], ("manifest", path), *lora_files(old.pipeline.get("loras", {})))
+    loras = lora_files(old.pipeline.get("loras", {}))
+    keep_inputs([place], ("manifest", path), *files_of(old.arguments), *loras)
     check_places([place], force=force)
     # Whatever fails from here on does so with the manifest's values, so the message names it.
     try:
@@ -286,7 +316,13 @@ def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) 
         loaded = loading(options, threads=old.versions.get("threads"))
         sample = Sample(place.stem, str(old.arguments["prompt"]), old.seed, old.prompt_file)
         job = GenerateJob(
-            loaded, [sample], [place], old.arguments, old.steering_config(), fps=old.fps
+            loaded,
+            [sample],
+            [place],
+            old.arguments,
+            old.steering_config(),
+            fps=old.fps,
+            force=force,
         )
         _make(job, [sample], [place], HERE)
         new = Manifest.load(place.with_suffix(".json"))

@@ -6,19 +6,19 @@ What can't be read raises typer.BadParameter, a usage error: the command ends wi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from stas.checks import DType, Offload, check_arguments, some_of
+from stas.checks import IMAGES, VIDEOS, DType, Offload, check_arguments, some_of
 from stas.method.config import BRANCHES, REGIONS
+from stas.pipelines.prompts import parse_seeds
 from stas.workers.executors import Workers
 
-MOST_SEEDS = 100_000
 MODEL, VIDEO, STEERING, MEASURES, OUTPUT = "Model", "Video", "Steering", "Measures", "Output"
-WORKERS = "Workers"
+INPUTS, WORKERS = "Pictures and videos in", "Workers"
 
 
 class UsageError(typer.BadParameter):
@@ -50,21 +50,10 @@ def read_maps(text: str) -> Any:
 
 def read_seeds(text: str) -> list[int]:
     """Numbers and ranges, as in 0,7,10-13."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise typer.BadParameter(
-                f"expected numbers from 0 and ranges, as in 0,7,10-13, but got {text!r}."
-            )
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last >= 2**63 or last - first >= MOST_SEEDS:
-            raise typer.BadParameter(
-                f"expected numbers below 2**63 and ranges of at most {MOST_SEEDS} of them, but got "
-                f"{part!r}."
-            )
-        seeds += range(first, last + 1)
-    return list(dict.fromkeys(seeds))
+    try:
+        return parse_seeds(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def read_size(text: str) -> tuple[int, int]:
@@ -143,6 +132,57 @@ def call_arguments(
     return arguments
 
 
+def read_input(text: str) -> tuple[str, str]:
+    """NAME=FILE."""
+    name, _, file = text.partition("=")
+    known = (*IMAGES, *VIDEOS)
+    if name not in known or not file:
+        raise typer.BadParameter(
+            f"expected NAME=FILE, as in pose_video=pose.mp4, with a name of {', '.join(known)}, "
+            f"but got {text!r}."
+        )
+    return name, file
+
+
+def input_arguments(
+    image: Path | None,
+    last_image: Path | None,
+    video: Path | None,
+    control: Path | None,
+    others: list[tuple[str, str]] | None,
+) -> dict[str, Any]:
+    """The pictures and videos of a pipeline's call: paths, a list where a name is repeated.
+
+    Raises:
+        UsageError: There is no such file, or a name is given in two ways.
+    """
+    own = {"image": image, "last_image": last_image, "video": video, "control": control}
+    found: dict[str, Any] = {name: path for name, path in own.items() if path is not None}
+    for name, file in others or ():
+        if name in own and found.get(name) is not None:
+            raise UsageError(f"The {name} is given twice: by its own option and by --input.")
+        found[name] = [*found[name], file] if name in found else [file]
+    found = {
+        name: value[0] if isinstance(value, list) and len(value) == 1 else value
+        for name, value in found.items()
+    }
+    for name, path in files_of(found):
+        if not path.is_file():
+            raise UsageError(f"There is no file {str(path)!r}, which is to be the {name}.")
+    return found
+
+
+def files_of(arguments: Mapping[str, Any]) -> list[tuple[str, Path]]:
+    """The pictures and videos among the arguments of a call, as paths or in a manifest."""
+    found = []
+    for name in arguments.keys() & {*IMAGES, *VIDEOS, "control"}:
+        value = arguments[name]
+        for each in value if isinstance(value, list) else [value]:
+            path = Path(each["file"] if isinstance(each, Mapping) else each)
+            found.append((name, path.expanduser()))
+    return found
+
+
 def _option(*names: str, panel: str, **settings: Any) -> Any:
     return typer.Option(*names, rich_help_panel=panel, **settings)
 
@@ -174,9 +214,19 @@ Lora = Annotated[
 ]
 Prompts = Annotated[
     Path | None,
-    _option(panel=VIDEO, help="Text file of prompts, one a line; by default the list that ships."),
+    _option(
+        panel=VIDEO,
+        help="Text file of prompts, one a line, or .jsonl or .csv; by default the list that ships.",
+    ),
 ]
-PromptFile = Annotated[Path | None, _option(panel=VIDEO, help="Text file of prompts, one a line.")]
+PromptFile = Annotated[
+    Path | None,
+    _option(
+        panel=VIDEO,
+        help="Text file of prompts, one a line; or .jsonl or .csv with the columns prompt, "
+        "negative_prompt and seed.",
+    ),
+]
 Seeds = Annotated[
     Any,
     _option(
@@ -250,6 +300,38 @@ RayAddress = Annotated[
         metavar="ADDRESS",
         help="Share the work over a Ray cluster: its address, or auto; --workers says how many, "
         "by default one a GPU.",
+    ),
+]
+ImageFile = Annotated[
+    Path | None,
+    _option("--image", panel=INPUTS, metavar="FILE", help="Picture that the video starts with."),
+]
+LastImageFile = Annotated[
+    Path | None,
+    _option("--last-image", panel=INPUTS, metavar="FILE", help="Picture that it ends with."),
+]
+VideoFile = Annotated[
+    Path | None,
+    _option("--video", panel=INPUTS, metavar="FILE", help="Video that is changed or gone on with."),
+]
+ControlFile = Annotated[
+    Path | None,
+    _option(
+        "--control",
+        panel=INPUTS,
+        metavar="FILE",
+        help="Video that controls it: edges, depth, poses.",
+    ),
+]
+InputFiles = Annotated[
+    list[Any] | None,
+    _option(
+        "--input",
+        panel=INPUTS,
+        metavar="NAME=FILE",
+        parser=read_input,
+        help="What else the pipeline takes by that name, as in pose_video=pose.mp4; may be "
+        "repeated.",
     ),
 ]
 Batch = Annotated[

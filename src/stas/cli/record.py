@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from stas.cli.options import (
     Boundary,
+    ControlFile,
     Count,
     Device,
     DTypeName,
@@ -17,6 +18,9 @@ from stas.cli.options import (
     Force,
     Frames,
     Guidance,
+    ImageFile,
+    InputFiles,
+    LastImageFile,
     Model,
     OffloadName,
     Prompts,
@@ -26,8 +30,10 @@ from stas.cli.options import (
     Size,
     Steps,
     UsageError,
+    VideoFile,
     WorkerCount,
     call_arguments,
+    input_arguments,
     read_blocks,
     read_integers,
     read_maps,
@@ -35,7 +41,7 @@ from stas.cli.options import (
 )
 from stas.cli.say import bars, console, load_for, loading, notes, say_findings
 from stas.pipelines.options import PipelineOptions
-from stas.pipelines.prompts import read_prompts
+from stas.pipelines.prompts import read_prompts, texts_alone
 
 if TYPE_CHECKING:
     from stas.activations.stats import ActivationStats
@@ -78,6 +84,11 @@ def record(
     size: Size = None,
     steps: Steps = None,
     guidance: Guidance = None,
+    image: ImageFile = None,
+    last_image: LastImageFile = None,
+    video: VideoFile = None,
+    control: ControlFile = None,
+    inputs: InputFiles = None,
     seed: FirstSeed = 0,
     plots: Annotated[
         bool,
@@ -95,6 +106,7 @@ def record(
     """
     shared = read_workers(workers, ray)
     arguments = call_arguments(frames, size, steps, guidance)
+    arguments |= input_arguments(image, last_image, video, control, inputs)
     _check_stats_place(output, force=force, resume=resume)
     chosen = _prompt_texts(prompts, model, count)
     options: dict[str, Any] = {"blocks": blocks, "boundary": boundary}
@@ -139,6 +151,11 @@ def profile(
     size: Size = None,
     steps: Steps = None,
     guidance: Guidance = None,
+    image: ImageFile = None,
+    last_image: LastImageFile = None,
+    video: VideoFile = None,
+    control: ControlFile = None,
+    inputs: InputFiles = None,
     seed: FirstSeed = 0,
     workers: WorkerCount = None,
     ray: RayAddress = None,
@@ -152,6 +169,7 @@ def profile(
     """
     shared = read_workers(workers, ray)
     arguments = call_arguments(frames, size, steps, guidance)
+    arguments |= input_arguments(image, last_image, video, control, inputs)
     if output is not None and output.suffix != ".json":
         raise ValueError(f"A profile is a .json file, but got {str(output)!r}.")
     from stas.activations.certainty import certainty
@@ -271,7 +289,7 @@ def _prompt_texts(path: Path | None, model: str, count: int) -> list[str]:
     """The first `count` prompts of a file, or of the list that ships for the model."""
     from stas.assets import prompt_list
 
-    listed = [prompt.text for prompt in read_prompts(None, path or prompt_list(model))]
+    listed = texts_alone(read_prompts(None, path or prompt_list(model)), "A recording")
     if len(listed) < count:
         raise ValueError(
             f"{count} videos were asked for, but there are {len(listed)} prompts"

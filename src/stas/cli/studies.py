@@ -13,12 +13,16 @@ from stas.cli.options import (
     MEASURES,
     MODEL,
     Batch,
+    ControlFile,
     Device,
     DTypeName,
     Force,
     Fps,
     Frames,
     Guidance,
+    ImageFile,
+    InputFiles,
+    LastImageFile,
     Model,
     OffloadName,
     OwnMeasures,
@@ -30,8 +34,10 @@ from stas.cli.options import (
     Size,
     Steps,
     UsageError,
+    VideoFile,
     WorkerCount,
     call_arguments,
+    input_arguments,
     read_workers,
 )
 from stas.cli.say import LOADING, bars, console, load_for, notes, say_differences, say_time
@@ -87,6 +93,11 @@ def compare(
     steps: Steps = None,
     guidance: Guidance = None,
     fps: Fps = None,
+    image: ImageFile = None,
+    last_image: LastImageFile = None,
+    video: VideoFile = None,
+    control: ControlFile = None,
+    inputs: InputFiles = None,
     model: Model = "bundled",
     revision: Revision = None,
     device: Device = "auto",
@@ -114,6 +125,7 @@ def compare(
     if aesthetic_clip and aesthetic is None:
         raise UsageError("--aesthetic-clip is the model for a head: give its file by --aesthetic.")
     arguments = call_arguments(frames, size, steps, guidance)
+    arguments |= input_arguments(image, last_image, video, control, inputs)
     if fps is not None:
         check_fps(fps)
     with notes.status(LOADING):

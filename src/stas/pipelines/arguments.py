@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from stas.checks import FRAMES, check_arguments
+from stas.checks import FRAMES, IMAGES, VIDEOS, StasWarning, check_arguments
+from stas.pipelines.inputs import NAMES, check_shape, with_records
+from stas.pipelines.texts import unread
 
 if TYPE_CHECKING:
     from stas.pipelines.model import LoadedPipeline
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 # What pipelines call the scale of guidance; where both exist, guidance_scale is an input of a
 # distilled model and not of guidance.
 GUIDANCE = ("true_cfg_scale", "guidance_scale")
+SIZE = ("width", "height")
 
 
 def call_arguments(loaded: LoadedPipeline, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,7 +27,7 @@ def call_arguments(loaded: LoadedPipeline, wanted: Mapping[str, Any]) -> dict[st
     given = {k: v for k, v in wanted.items() if v is not None}
     arguments = _own_names(loaded.defaults, parameters)
     arguments = {k: v for k, v in arguments.items() if k in parameters}
-    arguments |= _own_names(given, parameters)
+    arguments |= with_records(_own_names(given, parameters))
     if unknown := [key for key in arguments if key not in parameters]:
         hint = ""
         if "guidance_scale" in unknown and hasattr(pipeline, "guider"):
@@ -37,6 +41,9 @@ def call_arguments(loaded: LoadedPipeline, wanted: Mapping[str, Any]) -> dict[st
         # Without a negative prompt these pipelines would leave guidance off, in silence.
         arguments.setdefault("negative_prompt", "")
     check_arguments(arguments)
+    _warn_of_text(pipeline, arguments, parameters)
+    if said := check_shape(arguments, *(_asked(arguments, parameters, k) for k in SIZE)):
+        warnings.warn(said, StasWarning, stacklevel=3)
     if loaded.transformer is not None:
         _check_frames(loaded, arguments, parameters)
         _check_size(loaded, arguments)
@@ -49,6 +56,8 @@ def _own_names(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> d
         "num_frames": next((name for name in FRAMES if name in parameters), "num_frames"),
         "guidance_scale": next((name for name in GUIDANCE if name in parameters), "guidance_scale"),
     }
+    for name, known in NAMES.items():
+        names[name] = next((each for each in known if each in parameters), known[0])
     if "true_cfg_scale" in arguments:
         del names["guidance_scale"]
     return {names.get(key, key): value for key, value in arguments.items()}
@@ -71,10 +80,44 @@ def _check_needs(
     if unsaid and not any(key in arguments for key in unsaid.split(" or ")):
         missing.append(unsaid)
     if missing:
-        raise ValueError(
-            f"{name} also needs {', '.join(missing)}, which only a call in Python can give: "
-            "`with stas.steer(pipe): pipe(...)`."
+        options = [_option(each) for key in missing for each in key.split(" or ")]
+        how = (
+            f"On the command line: {' or '.join(options)}; in Python its path, or the picture or "
+            f"video itself, as {' or '.join(f'`{key}`' for key in missing)}."
+            if all(options)
+            else "Only a call in Python can give that: `with stas.steer(pipe): pipe(...)`."
         )
+        raise ValueError(f"{name} also needs {', '.join(missing)}. {how}")
+
+
+def _option(name: str) -> str:
+    """How the command line gives a picture or video, "" where it doesn't."""
+    for option in ("image", "last_image", "video", "control"):
+        if name in NAMES.get(option, (option,)):
+            return f"--{option.replace('_', '-')} FILE"
+    return f"--input {name}=FILE" if name in (*IMAGES, *VIDEOS) else ""
+
+
+def _asked(
+    arguments: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter], name: str
+) -> Any:
+    """What the pipeline will be called with, its own default included."""
+    return arguments.get(name, parameters[name].default if name in parameters else None)
+
+
+def _warn_of_text(
+    pipeline: Any, arguments: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]
+) -> None:
+    length = _asked(arguments, parameters, "max_sequence_length")
+    for name in ("prompt", "negative_prompt"):
+        text = arguments.get(name)
+        rest = unread(pipeline, text, length) if isinstance(text, str) else ""
+        if rest:
+            warnings.warn(
+                f"The {name} is longer than the model's text encoder reads. Not read is: {rest!r}",
+                StasWarning,
+                stacklevel=4,
+            )
 
 
 def _check_frames(

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from stas.checks import what_differs
 from stas.files import identity
 from stas.method.config import STASConfig
 from stas.pipelines.job import PipelineJob, is_out_of_memory
@@ -28,7 +29,8 @@ class GenerateJob(PipelineJob):
         arguments: Further arguments of the pipeline's call.
         steering: How to steer; None for not at all.
         fps: Of the files; the model's own by default.
-        resume: Keep what is finished of this very request; else what is there is replaced.
+        force: Replace what is there. Else what is finished of this very request is kept, and
+            anything else is refused, whenever it appears.
         batch: How many videos are made in one call.
     """
 
@@ -41,7 +43,7 @@ class GenerateJob(PipelineJob):
         steering: STASConfig | None = None,
         *,
         fps: float | None = None,
-        resume: bool = False,
+        force: bool = False,
         batch: int = 1,
     ) -> None:
         super().__init__(loaded, batch)
@@ -51,10 +53,12 @@ class GenerateJob(PipelineJob):
             sample.name: VideoFiles(place.with_suffix(""))
             for sample, place in zip(samples, places, strict=True)
         }
-        groups = [samples[i : i + batch] for i in range(0, len(samples), batch)]
-        self._groups = {group[0].name: list(group) for group in groups}
+        # By file, so that whoever is about to write the same one waits, and then refuses to.
+        self._groups = {
+            places[i].stem: list(samples[i : i + batch]) for i in range(0, len(samples), batch)
+        }
         # The manifests to replace, which are not those that another process writes now.
-        self._old = {} if resume else {name: self._now(name) for name in self._files}
+        self._old = {name: self._now(name) for name in self._files} if force else {}
 
     @property
     def tasks(self) -> Sequence[str]:
@@ -62,8 +66,9 @@ class GenerateJob(PipelineJob):
 
     def open(self) -> None:
         super().open()
-        for prompt in {sample.prompt for group in self._groups.values() for sample in group}:
-            self.loaded.check(self._arguments | {"prompt": prompt}, self._steering)
+        samples = [sample for group in self._groups.values() for sample in group]
+        for texts in {tuple(sample.arguments.items()) for sample in samples}:
+            self.loaded.check(self._arguments | dict(texts), self._steering)
 
     def begin(self, tell: Tell) -> None:
         """See that what is there already is of this very request.
@@ -117,7 +122,7 @@ class GenerateJob(PipelineJob):
         return identity(self._files[name].path(MANIFEST))
 
     def _call(self, sample: Sample) -> dict[str, Any]:
-        return self.loaded.arguments(self._arguments | {"prompt": sample.prompt})
+        return self.loaded.arguments(self._arguments | sample.arguments)
 
     def _is_made(self, sample: Sample) -> bool:
         """Whether a video is there, whole and of this very request.
@@ -135,10 +140,10 @@ class GenerateJob(PipelineJob):
             "fps": self.loaded.fps if self._fps is None else self._fps,
             "steering": None if self._steering is None else self._steering.to_dict(),
         }
-        if differing := [name for name, value in asked.items() if getattr(manifest, name) != value]:
+        if differing := what_differs({name: getattr(manifest, name) for name in asked}, asked):
+            video = str(self._files[sample.name].paths[0])
             raise FileExistsError(
-                f"{str(self._files[sample.name].paths[0])!r} exists already, and its manifest says "
-                f"another {differing[0]}: {getattr(manifest, differing[0])} and not "
-                f"{asked[differing[0]]}. Give another -o, or --force to overwrite."
+                f"{video!r} exists already and was made otherwise: {differing}. Give another -o, "
+                "or --force to overwrite."
             )
         return True

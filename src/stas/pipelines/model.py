@@ -22,6 +22,7 @@ from stas.method.frames import FrameMap
 from stas.models.registry import find_spec, supported_text
 from stas.models.spec import ModelSpec, UnsupportedModelError
 from stas.pipelines.arguments import call_arguments
+from stas.pipelines.inputs import opened
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.progress import progress_to
 
@@ -175,11 +176,15 @@ class LoadedPipeline:
                 model's `defaults.json` says, else the pipeline's own. `num_frames` also stands for
                 what the pipeline calls its frames, and `guidance_scale` for the scale of
                 classifier-free guidance (HunyuanVideo: `true_cfg_scale`, unless that is given too).
+                A picture or a video may be a file's path; `image` and `control` also stand for what
+                the pipeline calls them.
 
         Returns:
-            The arguments that are not left to the pipeline, by its own names.
+            The arguments that are not left to the pipeline, by its own names; of files, see
+            `stas.pipelines.inputs.with_records`.
 
         Raises:
+            FileNotFoundError: There is no such picture or video.
             ValueError: The pipeline takes no such argument, needs one that is not given, or its VAE
                 and patches can't make that size or number of frames.
 
@@ -278,7 +283,8 @@ are 9 and 13.
         """Make several videos in one call; each as alone, but for the noise of floating point.
 
         Args:
-            calls: What `arguments` returned for each; they differ in their prompts alone.
+            calls: What `arguments` returned for each; they differ in their prompts and negative
+                prompts alone.
             seeds: One each.
             report: As of `generate`.
 
@@ -292,10 +298,17 @@ are 9 and 13.
         if len(calls) == 1:
             return [self.generate(calls[0], seeds[0], report=report)]
         self.check_batch(len(calls))
+        negative = {call.get("negative_prompt") for call in calls}
+        if len(negative) > 1 and None in negative:
+            raise ValueError(
+                "Some of the prompts have a negative prompt and others have none, so they can't be "
+                "made in one call. Leave the batch out, or give all one."
+            )
+        texts = ["prompt", *(["negative_prompt"] if len(negative) > 1 else [])]
         videos = self._call(
             {
                 **calls[0],
-                "prompt": [call["prompt"] for call in calls],
+                **{name: [call[name] for call in calls] for name in texts},
                 "generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             },
             report,
@@ -311,7 +324,7 @@ are 9 and 13.
         self, arguments: Mapping[str, Any], report: Callable[[int, int], None] | None
     ) -> Sequence[Any]:
         with progress_to(self.pipeline, report or (lambda done, total: None)):
-            return _videos(self.pipeline(**arguments, output_type="np"))
+            return _videos(self.pipeline(**opened(arguments), output_type="np"))
 
 
 def _videos(result: Any) -> Sequence[Any]:

@@ -226,7 +226,7 @@ def _comparison(folder: Path, plan: Mapping[str, Any]) -> Run:
     return Comparison(
         folder=folder,
         settings=[Setting(name, config) for name, config in plan["settings"]],
-        samples=[Sample(name, prompt, seed) for name, prompt, seed in plan["samples"]],
+        samples=[Sample(name, prompt, seed) for name, prompt, seed, *_ in plan["samples"]],
         arguments=plan["arguments"],
         measured=(),
         model=plan["model"],

@@ -20,6 +20,7 @@ from stas.media.pictures import side_by_side, strips
 from stas.media.video import write_mp4
 from stas.method.config import STASConfig
 from stas.method.presets import INTERVENTIONS, preset
+from stas.pipelines.inputs import with_records
 from stas.pipelines.job import options_of
 from stas.pipelines.manifest import Manifest
 from stas.pipelines.model import LoadedPipeline
@@ -56,7 +57,10 @@ class Comparison(Run):
         return {
             "model": self.model,
             "settings": [[each.name, each.config] for each in self.settings],
-            "samples": [[each.name, each.prompt, each.seed] for each in self.samples],
+            "samples": [
+                [each.name, each.prompt, each.seed, *filter(None, [each.negative_prompt])]
+                for each in self.samples
+            ],
             "arguments": dict(self.arguments),
             "fps": self.fps,
             "encoders": [each.name for each in self.measures.encoders],
@@ -285,7 +289,7 @@ def compare(
         folder=Path(folder),
         settings=chosen,
         samples=samples,
-        arguments=dict(arguments or {}),
+        arguments=with_records(arguments or {}),
         measured=measures.names,
         fps=fps,
         model=options_of(loaded).model,

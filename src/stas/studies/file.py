@@ -6,12 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from stas.assets import BUNDLED, prompt_list, shipped
 from stas.checks import expect, is_whole
+from stas.pipelines.prompts import read_prompts, texts_alone
 from stas.studies.plan import Study, frozen
 
 if sys.version_info >= (3, 11):
@@ -149,9 +149,9 @@ def read_prompt_list(
     file = prompt_list(model) if listed == "list" else path.parent / listed
     if not file.is_file():
         raise FileNotFoundError(f"There is no prompt file {str(file)!r}, which {path} names.")
-    data = file.read_bytes()
-    prompts = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
-    return prompts, {"name": file.name, "sha256": sha256(data).hexdigest()}
+    prompts = read_prompts(None, file)
+    origin = {key: (prompts[0].origin or {})[key] for key in ("name", "sha256")}
+    return texts_alone(prompts, "A study"), origin
 
 
 def _list(name: str, values: Any) -> Sequence[Any]:

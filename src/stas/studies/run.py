@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from stas.checks import expect
+from stas.checks import expect, what_differs
 from stas.files import whole_file
 from stas.measures.measure import Measures
 from stas.pipelines.job import PipelineJob, is_out_of_memory
@@ -160,7 +160,7 @@ class Run(ABC):
         Raises:
             ValueError: What the pipeline or `steer` refuses, or videos of one frame.
         """
-        calls = [loaded.arguments({**self.arguments, "prompt": s.prompt}) for s in self.samples]
+        calls = [loaded.arguments({**self.arguments, **s.arguments}) for s in self.samples]
         loaded.check_comparable(calls[0])
         for setting in self.settings:
             known = {} if setting.dims_class is None else {"dims": (0,)}
@@ -254,7 +254,7 @@ class Run(ABC):
         if self.record.is_file():
             # As JSON gives it back.
             plan = json.loads(json.dumps(self.plan()))
-            if differing := _differing(self._load_record()[self.noun], plan):
+            if differing := what_differs(self._load_record()[self.noun], plan):
                 raise ValueError(
                     f"{where} holds another {self.noun}, so it can't be gone on with: {differing}. "
                     "Give another -o."
@@ -287,7 +287,7 @@ class Run(ABC):
             **package_versions(),
         }
         if self.record.is_file():
-            if differing := _differing(self._load_record()["made_with"], made_with):
+            if differing := what_differs(self._load_record()["made_with"], made_with):
                 raise ValueError(
                     f"The videos in {str(self.folder)!r} were made otherwise: {differing}. Go on "
                     "as before, or give another -o."
@@ -399,19 +399,3 @@ def seconds_per_video(loaded: LoadedPipeline, call: Mapping[str, Any], seed: int
         times.append(monotonic() - started)
     step = max(0.0, times[2] - times[1]) / (more - few)
     return max(times[1], times[2] + step * (int(wanted) - more))
-
-
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What differs, in words; the order of axes and values counts, for folders follow it."""
-    texts = [{name: json.dumps(value) for name, value in each.items()} for each in (old, new)]
-    return "; ".join(
-        f"{name} {_short(texts[0].get(name))} -> {_short(texts[1].get(name))}"
-        for name in sorted(set(old) | set(new))
-        if texts[0].get(name) != texts[1].get(name)
-    )
-
-
-def _short(text: str | None) -> str:
-    if text is None:
-        return "nothing"
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from stas.activations.massive import find_massive_activations
 from stas.activations.stats import ActivationStats
 from stas.measures.measure import Measures, available_names
+from stas.pipelines.inputs import with_records
 from stas.pipelines.model import LoadedPipeline
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.prompts import Sample
@@ -122,7 +123,7 @@ def open_study(study: Study, folder: str | os.PathLike[str] | None = None) -> St
         folder=Path("runs") / study.name if folder is None else Path(folder),
         settings=study.settings(),
         samples=study.samples(),
-        arguments=study.arguments,
+        arguments=with_records(study.arguments),
         measured=names,
         study=study,
     )

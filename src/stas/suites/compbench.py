@@ -19,7 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from stas.files import whole_file
-from stas.pipelines.prompts import Sample, read_prompts
+from stas.pipelines.prompts import Sample, read_prompts, texts_alone
 from stas.studies.differences import difference
 from stas.studies.plan import Setting
 from stas.suites.names import lay_out
@@ -197,6 +197,7 @@ def read_samples(folder: Path, seed: int = 0) -> tuple[list[Sample], dict[str, A
     for category in CATEGORIES:
         path = folder / category.prompts
         prompts = read_prompts(None, path)
+        texts_alone(prompts, "T2V-CompBench")
         if len(prompts) != PROMPTS:
             raise ValueError(
                 f"{path} has {len(prompts)} prompts, expected {PROMPTS}: this is written for the "

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stas.checks import expect
-from stas.pipelines.prompts import Prompt, Sample, read_prompts
+from stas.pipelines.prompts import Prompt, Sample, read_prompts, texts_alone
 
 VERSION = "0.1.5"  # of the package whose functions are called
 INFO = "VBench_full_info.json"
@@ -398,6 +398,7 @@ def make_samples_of(
                 f"{prompts} has {len(read)} lines, but VBench's list has {len(entries)} rows: each "
                 "line is the longer text of the row with that number."
             )
+        texts_alone(read, "VBench")
         given = read
     samples, seen = [], set()
     for entry, prompt in zip(entries, given, strict=True):
