@@ -100,4 +100,5 @@ def write_profile(folder: Path, stats: ActivationStats, config: dict[str, Any], 
         ratios=tuple(round(found.ratios[i], 2) for i in kept),
         source="measured",
         note=note,
+        videos=int(stats.metadata.get("finished", 0)) or None,
     ).save(folder / FOLDER_PROFILE)

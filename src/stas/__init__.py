@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from stas.models.spec import TokenSpec as TokenSpec
     from stas.models.spec import UnsupportedModelError as UnsupportedModelError
     from stas.pipelines.load import load_pipeline as load_pipeline
+    from stas.pipelines.model import defaults as defaults
     from stas.studies.compare import compare as compare
     from stas.studies.study import run_study as run_study
     from stas.workers.executors import Workers as Workers
@@ -58,6 +59,7 @@ _HOMES = {
     "UnsupportedModelError": "stas.models.spec",
     "Workers": "stas.workers.executors",
     "compare": "stas.studies.compare",
+    "defaults": "stas.pipelines.model",
     "find_handle": "stas.hooks.steer",
     "find_massive_activations": "stas.activations.massive",
     "load_pipeline": "stas.pipelines.load",
@@ -87,6 +89,7 @@ __all__ = [
     "UnsupportedModelError",
     "Workers",
     "compare",
+    "defaults",
     "find_handle",
     "find_massive_activations",
     "load_pipeline",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from math import inf, isfinite
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Offload = Literal["none", "model", "sequential"]
@@ -92,6 +92,26 @@ def some_of(name: str, values: object, known: tuple[str, ...]) -> tuple[str, ...
     if not chosen:
         raise ValueError(f"{name} is empty: expected at least one of {', '.join(known)}.")
     return tuple(value for value in known if value in chosen)
+
+
+def dtype_name(given: object) -> DType:
+    """A type of numbers as PyTorch calls it, from any of its common names.
+
+    Args:
+        given: As in "bf16", "bfloat16" or `torch.bfloat16`.
+
+    Raises:
+        ValueError: It is none that models are loaded in.
+
+    Example:
+        >>> dtype_name("bf16"), dtype_name("float32")
+        ('bfloat16', 'float32')
+    """
+    text = str(given).removeprefix("torch.")
+    known: dict[str, DType] = {name: name for name in get_args(DType)}
+    known |= {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
+    one_of("dtype", text, known)
+    return known[text]
 
 
 def check_fps(fps: object) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from stas.activations.profiles import FOLDER_PROFILE, Profile, cached_profile, find_profile
 from stas.assets import shipped
+from stas.checks import StasWarning
 
 WAN = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 WAN_CONFIG = {"num_layers": 30, "num_attention_heads": 12, "attention_head_dim": 128}
@@ -86,6 +88,7 @@ def test_what_was_measured_here_comes_before_the_folders_own(tmp_path):
         {"ratios": [float("nan")]},
         {"config": [1]},
         {"extra": 1},
+        {"videos": 0},
         {"source": None, "model": None, "transformer": None, "unknown": 0},
     ],
 )
@@ -94,3 +97,35 @@ def test_a_broken_profile_is_refused_by_name(tmp_path, change):
     path.write_text(json.dumps(GOOD | change))
     with pytest.raises(ValueError, match=r"stas_profile\.json is not a stas profile"):
         find_profile(str(tmp_path), "WanTransformer3DModel", {"num_layers": 3})
+
+
+@pytest.mark.parametrize(
+    ("own", "here", "used"),
+    [(256, 2, 5), (256, 256, 7), (2, 256, 7), (None, 2, 5), (None, 6, 7), (7, None, 5)],
+)
+def test_the_profile_of_more_videos_is_used(tmp_path, own, here, used):
+    (tmp_path / FOLDER_PROFILE).write_text(json.dumps(GOOD | {"videos": own}))
+    measured = cached_profile(str(tmp_path))
+    measured.parent.mkdir(parents=True)
+    measured.write_text(json.dumps(GOOD | {"dims": [7], "videos": here}))
+    assert find_profile(str(tmp_path), "WanTransformer3DModel", {"num_layers": 3}).dims == (used,)
+
+
+def test_what_can_not_be_read_in_the_cache_is_a_warning(tmp_path, monkeypatch):
+    (tmp_path / FOLDER_PROFILE).write_text(json.dumps(GOOD))
+    measured = cached_profile(str(tmp_path))
+    measured.parent.mkdir(parents=True)
+    measured.write_text("{")
+    with pytest.warns(StasWarning, match="is ignored: .* is not a stas profile"):
+        found = find_profile(str(tmp_path), "WanTransformer3DModel", {"num_layers": 3})
+    assert found.dims == (5,)
+
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("STAS_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    with pytest.warns(StasWarning, match="can't be read: Could not determine home"):
+        found = find_profile(str(tmp_path), "WanTransformer3DModel", {"num_layers": 3})
+    assert found.dims == (5,)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 
 from stas.activations.stats import ActivationStats
+from stas.assets import BUNDLED_MODEL
 from tests.command import BUNDLED_DIMS, files
 
 FEW = ["--steps", "2", "--frames", "5", "-n", "1"]
@@ -37,14 +40,46 @@ def test_record_then_plot(run, tmp_path):
 
 
 def test_profile_is_found_by_generate(run, tmp_path):
-    code, out, _ = run("profile", *FEW)
+    model = ("--model", "copy")
+    shutil.copytree(BUNDLED_MODEL, "copy", ignore=shutil.ignore_patterns("stas_profile.json"))
+    small = ("--steps", "2", "--frames", "5", "--size", "32x32")
+    code, out, _ = run("profile", *model, *FEW)
     assert code == 0 and f"dimension {BUNDLED_DIMS[0]}" in out
     (place,) = tmp_path.glob("cache/profiles/*.json")
     assert json.loads(place.read_text())["dims"][0] == BUNDLED_DIMS[0]
-    code, _, err = run("generate", "a red circle", "--steps", "2", "--frames", "5", "-o", "v.mp4")
-    assert code == 0 and "bundled_model (measured)" in err
+    code, _, err = run("generate", "a red circle", *model, *small, "-o", "v.mp4")
+    assert code == 0 and "copy (measured)" in err
+    code, _, err = run("profile", *model, *FEW)
+    assert code == 1 and "(measured, 1 videos). Use --force to measure anew" in err
+
+
+def test_profiles_are_listed_shown_and_deleted(run, tmp_path, monkeypatch):
+    code, out, err = run("profile", *FEW)
+    assert code == 0
+    # A quick look does not displace what was measured on 256 videos.
+    assert "It is not used: profile stas bundled model" in err and "256 videos) says more" in err
+    code, out, _ = run("profile", "list")
+    assert code == 0 and out.count("measured, 256 videos") == 1 and out.count("1 videos") == 1
+    assert "Wan-AI/Wan2.1-T2V-1.3B-Diffusers" in out and "1188" in out
+    code, out, _ = run("profile", "show", "bundled")
+    assert code == 0 and json.loads(out)["videos"] == 256
+    code, _, err = run("profile", "delete", "bundled")
+    assert code == 2 and "give --yes" in err
+    code, _, err = run("profile", "delete", "bundled", "--yes")
+    assert code == 0 and not list((tmp_path / "cache/profiles").iterdir())
+    code, _, err = run("profile", "delete", "bundled", "--yes")
+    assert code == 1 and "No profile of 'bundled' was measured" in err
+    code, _, err = run("profile", "show", "some/model")
+    assert code == 1 and "Measure it: stas profile --model some/model" in err
+
+
+def test_a_profile_that_can_not_be_kept_is_said_before_anything_is_measured(run, monkeypatch):
+    Path("file").touch()
+    monkeypatch.setenv("STAS_CACHE", "file")
     code, _, err = run("profile", *FEW)
-    assert code == 1 and "--force" in err
+    assert code == 1 and "can't be written to" in err and "-o" in err and "step" not in err
+    code, _, err = run("profile", *FEW, "-o", "p.json")
+    assert code == 0 and Path("p.json").is_file()
 
 
 BAD = [

@@ -11,9 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from docs import make_bundled, make_defaults, make_peers
+from stas.media.video import read_video
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = sorted(
@@ -60,6 +62,20 @@ def environment() -> dict[str, str]:
 @pytest.mark.parametrize(("language", "text"), BLOCKS)
 def test_code_blocks_run(language, text, tmp_path):
     {"python": run_python, "console": run_console}[language](text, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_readmes_example_is_the_commands_video(tmp_path):
+    text = (ROOT / "README.md").read_text()
+    languages = {}
+    for language, block in BLOCK.findall(text):
+        languages.setdefault(language, []).append(block)
+    run_python(languages["python"][0], tmp_path)
+    made = read_video(tmp_path / "circle.mp4")
+    commands = next(block for block in languages["console"] if "stas generate" in block)
+    first = next(line for line in commands.splitlines() if "stas generate" in line)
+    run_console(first.replace("circle.mp4", "command.mp4"), tmp_path)
+    assert np.array_equal(made, read_video(tmp_path / "command.mp4"))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -45,6 +45,12 @@ def test_what_the_pipeline_cannot_make_is_refused(bundled, wanted, message):
         small(bundled, **wanted)
 
 
+def test_more_steps_than_the_scheduler_was_trained_on_are_refused(bundled):
+    with pytest.raises(ValueError, match=r"at most 1000, .* but got 1001"):
+        bundled.arguments({"prompt": PROMPT, "num_inference_steps": 1001})
+    assert bundled.arguments({"prompt": PROMPT, "num_inference_steps": 1000})
+
+
 def test_a_pipeline_that_needs_an_image_says_so(bundled):
     from diffusers import WanImageToVideoPipeline
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import numpy as np
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import DiffusionPipeline, WanPipeline
 from safetensors.torch import save_file
 
 import stas
@@ -15,6 +16,8 @@ from stas.assets import BUNDLED_MODEL
 from stas.pipelines.load import load_pipeline
 from stas.pipelines.options import PipelineOptions
 from tests.tiny import tiny_wan
+
+PROXY = {"https": "http://127.0.0.1:1"}
 
 PROMPT = "a red circle moving right on a blue background"
 
@@ -168,3 +171,23 @@ def test_an_image_pipeline_is_refused_before_its_weights_are_read(tmp_path):
 def test_a_hub_id_without_a_network_says_what_is_expected():
     with pytest.raises(OSError, match=r"from the hub.*end in -Diffusers.*cached copy"):
         load_pipeline(PipelineOptions(model="nobody/nothing", device="cpu"))
+
+
+def test_no_time_is_lost_where_the_network_is_off(monkeypatch):
+    """The hub's client would try six times; and a proxy may know what this machine does not."""
+    asked = []
+
+    def refuse(*arguments):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    def load_config(source, **options):
+        asked.append(options)
+        raise OSError("nothing")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(DiffusionPipeline, "load_config", load_config)
+    for proxies, offline, message in (({}, True, "there is no network"), (PROXY, False, "nothing")):
+        monkeypatch.setattr("stas.pipelines.load.getproxies", lambda proxies=proxies: proxies)
+        with pytest.raises(OSError, match=message):
+            load_pipeline(PipelineOptions(model="nobody/nothing", device="cpu"))
+        assert asked.pop()["local_files_only"] is offline

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
@@ -11,7 +12,9 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from stas.assets import shipped
+from stas.activations.intervals import FEWEST
+from stas.assets import BUNDLED_MODEL, shipped
+from stas.checks import StasWarning, is_whole
 from stas.files import whole_file
 from stas.method.config import STASConfig
 from stas.method.detection import describe_ratios
@@ -34,6 +37,7 @@ class Profile:
         ratios: For each of `dims`, its mean magnitude over the mean over dimensions.
         source: Where the figures come from: "paper" or "measured".
         note: How they were measured, in words.
+        videos: How many videos were recorded for it; None where that isn't known.
 
     Raises:
         TypeError, ValueError: A field is not of its kind or out of its range.
@@ -46,6 +50,7 @@ class Profile:
     ratios: tuple[float, ...]
     source: str
     note: str = ""
+    videos: int | None = None
 
     def __post_init__(self) -> None:
         # A profile's dims are what a user could give: the same is expected of them.
@@ -57,6 +62,8 @@ class Profile:
             raise ValueError(f"ratios must be finite numbers, 0 or more, but got {self.ratios}")
         if not isinstance(self.config, Mapping):
             raise ValueError(f"config must be an object, but got {self.config!r}")
+        if self.videos is not None and not is_whole(self.videos, 1):
+            raise ValueError(f"videos must be a whole number above 0, but got {self.videos!r}")
 
     def fits(self, transformer: str, config: Mapping[str, Any]) -> bool:
         """Whether a transformer of that class and config is the one that was measured."""
@@ -69,11 +76,25 @@ class Profile:
         strengths = describe_ratios(self.dims, self.ratios)
         return f"profile {self.model} ({self.source}): {strengths}"
 
+    @property
+    def origin(self) -> str:
+        """Where the figures come from, in words."""
+        return self.source if self.videos is None else f"{self.source}, {self.videos} videos"
+
+    @property
+    def described(self) -> str:
+        """Dimensions and origin in words, for messages."""
+        return f"profile {self.model} with dims {', '.join(map(str, self.dims))} ({self.origin})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What its file holds; what isn't known is left out."""
+        fields = {name: value for name, value in asdict(self).items() if value is not None}
+        return {"format": FORMAT} | fields
+
     def save(self, path: Path) -> None:
         """Write the profile as JSON; the file appears whole or not at all."""
         with whole_file(path) as temporary:
-            data = {"format": FORMAT} | asdict(self)
-            temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Profile:
@@ -113,7 +134,7 @@ def cached_profile(model: str) -> Path:
 def find_profile(
     name_or_path: str | None, transformer: str, config: Mapping[str, Any]
 ) -> Profile | None:
-    """The profile for a checkpoint: one measured here, in its folder, or shipped for its hub id.
+    """The profile for a checkpoint: of those in `profiles_of` the first that fits.
 
     Args:
         name_or_path: What the model was loaded from, a hub id or a folder; None when unknown.
@@ -123,20 +144,62 @@ def find_profile(
     Returns:
         The profile, or None when there is none or it does not fit that class and config.
     """
-    if not name_or_path:
-        return None
+    every = [profile for _, profile in profiles_of(name_or_path)] if name_or_path else []
+    return next((profile for profile in every if profile.fits(transformer, config)), None)
+
+
+def profiles_of(name_or_path: str) -> list[tuple[Path, Profile]]:
+    """The profiles of a checkpoint with their files: measured here, in its folder, or shipped.
+
+    The first is the one of most videos, so that a quick look does not displace a measurement; of
+    as many, that which was measured here. One that doesn't say counts as much as the fewest videos
+    that can tell [our choice].
+
+    Args:
+        name_or_path: A hub id or a folder; a transformer's own folder stands for its model's.
+
+    Raises:
+        ValueError: The profile in the folder is none.
+    """
     folder = Path(name_or_path)
-    candidates = _measured(name_or_path)
+    found = _measured(name_or_path)
     if folder.is_dir():
         # A transformer loaded by itself names its subfolder; the profile lies beside it.
         places = (folder / FOLDER_PROFILE, folder.parent / FOLDER_PROFILE)
-        candidates += [Profile.load(place) for place in places if place.is_file()]
+        found += [(place, Profile.load(place)) for place in places if place.is_file()]
     else:
-        every = map(Profile.load, shipped("profiles", ".json").values())
-        candidates += [profile for profile in every if profile.model == name_or_path]
-    return next((p for p in candidates if p.fits(transformer, config)), None)
+        found += [(path, each) for path, each in _shipped() if each.model == name_or_path]
+    return sorted(found, key=lambda each: -(each[1].videos or FEWEST))
 
 
-def _measured(name_or_path: str) -> list[Profile]:
-    path = cached_profile(name_or_path)
-    return [Profile.load(path)] if path.is_file() else []
+def all_profiles() -> list[tuple[Path, Profile]]:
+    """All that ship and all that were measured on this machine, with their files."""
+    bundled = BUNDLED_MODEL / FOLDER_PROFILE
+    measured = sorted(cache_folder().glob("*.json"))
+    found = [(path, each) for path in measured if (each := _load_or_warn(path)) is not None]
+    return [(bundled, Profile.load(bundled)), *_shipped(), *found]
+
+
+def _shipped() -> list[tuple[Path, Profile]]:
+    return [(path, Profile.load(path)) for path in shipped("profiles", ".json").values()]
+
+
+def _measured(name_or_path: str) -> list[tuple[Path, Profile]]:
+    try:
+        path = cached_profile(name_or_path)
+        there = path.is_file()
+    except (OSError, RuntimeError) as error:  # a folder that is closed to us; nobody's home
+        warnings.warn(
+            f"The folder of measured profiles can't be read: {error}.", StasWarning, stacklevel=4
+        )
+        return []
+    profile = _load_or_warn(path) if there else None
+    return [] if profile is None else [(path, profile)]
+
+
+def _load_or_warn(path: Path) -> Profile | None:
+    try:
+        return Profile.load(path)
+    except (OSError, ValueError) as error:
+        warnings.warn(f"It is ignored: {error}", StasWarning, stacklevel=5)
+        return None

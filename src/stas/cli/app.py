@@ -6,14 +6,11 @@ after all that can be checked without them.
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -21,23 +18,24 @@ from rich.markup import escape
 from stas import __version__
 from stas.checks import StasWarning
 from stas.cli.bench import bench
+from stas.cli.command import command
+from stas.cli.config import config
 from stas.cli.generate import generate
 from stas.cli.models import models
+from stas.cli.profile import profile
 from stas.cli.rate import rate
-from stas.cli.record import plot, profile, record
+from stas.cli.record import plot, record
 from stas.cli.reproduce import reproduce
-from stas.cli.say import RepeatError, console, notes, sentence
+from stas.cli.say import RepeatError, console, errors, said_all, sentence
 from stas.cli.studies import compare, study
 from stas.cli.tune import tune
 
-P = ParamSpec("P")
 # The base of all usage errors: click's, which newer versions of typer carry inside.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     help="Steer the massive activations of video diffusion transformers (STAS).",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -52,38 +50,24 @@ def main() -> None:
         sys.exit(app(prog_name="stas", standalone_mode=False) or 0)
     except _UsageError as error:
         if message := error.format_message():  # there is none when all that was missing is help
-            notes.print(f"[bold red]Error:[/] {escape(message)}")
+            errors.print(f"[bold red]Error:[/] {escape(message)}")
         sys.exit(2)
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
-        if os.environ.get("STAS_TRACEBACK"):
+        if said_all():
             traceback.print_exc()
-        notes.print(f"[bold red]Error:[/] {escape(sentence(error))}")
+        errors.print(f"[bold red]Error:[/] {escape(sentence(error))}")
         cause = error.__cause__ if isinstance(error, RepeatError) else error
         names_a_file = isinstance(cause, OSError) and cause.filename is not None
         origin = Path(traceback.extract_tb(cause.__traceback__)[-1].filename) if cause else None
         if not names_a_file and origin and not origin.is_relative_to(Path(__file__).parent.parent):
-            notes.print("(STAS_TRACEBACK=1 shows where this comes from.)")
+            errors.print("(--verbose shows where this comes from.)")
         sys.exit(1)
-
-
-def _stoppable(command: Callable[P, None]) -> Callable[P, None]:
-    """End a command on Ctrl-C with a word and the shell's exit code for it."""
-
-    @wraps(command)
-    def stoppable(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except KeyboardInterrupt:
-            notes.print("Stopped. What was finished is kept, and nothing is half-written.")
-            raise typer.Exit(130) from None
-
-    return stoppable
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Say what stas warns of; what the libraries beneath warn of is not for users of a command."""
-    if issubclass(category, StasWarning):
-        notes.print(f"[yellow]Warning:[/] {escape(str(message))}")
+    if issubclass(category, StasWarning) or said_all():
+        errors.print(f"[yellow]Warning:[/] {escape(str(message))}")
 
 
 def _version(asked: bool) -> None:
@@ -104,7 +88,8 @@ def _options(
     pass
 
 
-app.command()(models)
-for command in (generate, record, profile, plot, compare, study, tune, rate, reproduce):
-    app.command()(_stoppable(command))
+COMMANDS = (generate, record, plot, compare, study, tune, rate, reproduce, config, models)
+for function in COMMANDS:
+    app.command()(command(function))
+app.add_typer(profile, name="profile")
 app.add_typer(bench, name="bench")

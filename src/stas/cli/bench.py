@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from stas.checks import check_fps
+from stas.cli.command import command
 from stas.cli.options import (
     VIDEO,
     Batch,
@@ -32,7 +32,7 @@ from stas.cli.options import (
     call_arguments,
     read_workers,
 )
-from stas.cli.say import LOADING, bars, console, load_for, notes
+from stas.cli.say import LOADING, bars, console, load_for, notes, show
 from stas.pipelines.options import PipelineOptions
 from stas.workers.executors import HERE
 
@@ -56,6 +56,7 @@ ENV = Path("vbench-env")
 
 
 @bench.command()
+@command
 def setup(
     env: Annotated[Path, typer.Argument(help="The environment's folder.")] = ENV,
     python: Annotated[
@@ -76,6 +77,7 @@ def setup(
 
 
 @bench.command()
+@command
 def doctor(env: Env = ENV, cache: Cache = None) -> None:
     """Say of each dimension of VBench whether it can be scored, or what is missing.
 
@@ -94,6 +96,7 @@ def doctor(env: Env = ENV, cache: Cache = None) -> None:
 
 
 @bench.command()
+@command
 def make(
     suite: Annotated[Literal["vbench", "compbench"], typer.Argument(help="vbench or compbench.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the benchmark.")],
@@ -228,6 +231,7 @@ def make(
 
 
 @bench.command()
+@command
 def score(
     folder: Folder,
     env: Env = ENV,
@@ -291,6 +295,7 @@ def score(
 
 
 @bench.command()
+@command
 def table(folder: Folder) -> None:
     """Say what a benchmark's scores are, and how the settings differ.
 
@@ -327,7 +332,7 @@ def table(folder: Folder) -> None:
         for number, each in enumerate(row.differences or [None]):
             head = [row.name, *cells] if number == 0 else ["", *([""] * len(names))]
             shown.add_row(*head, *_difference(each, named=len(names) > 2))
-    (console if console.is_terminal else Console(width=200)).print(shown)
+    show(shown)
     path = folder / "table.csv"
     write_table(path, table_rows(rows, names))
     console.print(escape(str(path)))

@@ -18,9 +18,12 @@ from stas.cli.options import (
     STEERING,
     VIDEO,
     Batch,
+    Blocks,
     Branches,
+    ConfigFile,
     ControlFile,
     Device,
+    Dims,
     DTypeName,
     Force,
     Fps,
@@ -32,28 +35,33 @@ from stas.cli.options import (
     Lora,
     Model,
     OffloadName,
+    OpName,
     PromptFile,
     RayAddress,
+    ReferenceName,
     Regions,
     Resume,
     Revision,
+    Scale,
     Seeds,
     Size,
+    Start,
+    SteeredBoundary,
     Steps,
+    Stop,
     UsageError,
     VideoFile,
     WorkerCount,
     call_arguments,
     files_of,
+    given_fields,
     input_arguments,
     is_given,
-    read_blocks,
-    read_integers,
     read_workers,
     refuse_other_options,
+    steering_of,
 )
 from stas.cli.say import RepeatError, bars, console, load_for, loading, notes, sentence
-from stas.method.config import Op, Reference, STASConfig
 from stas.pipelines.manifest import Manifest
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.places import check_places, keep_inputs, lora_files, places_of
@@ -99,61 +107,16 @@ def generate(
             "--steer/--no-steer", metavar="", help="STAS on or off.", rich_help_panel=STEERING
         ),
     ] = True,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="STASConfig as JSON; the options below override it.", rich_help_panel=STEERING
-        ),
-    ] = None,
-    dims: Annotated[
-        Any,
-        typer.Option(
-            metavar="DIMS",
-            parser=read_integers,
-            help="Massive dimensions, as in 1188,700. By default those of the model's profile, "
-            "else detected.",
-            rich_help_panel=STEERING,
-        ),
-    ] = None,
-    blocks: Annotated[
-        Any,
-        typer.Option(
-            metavar="BLOCKS",
-            parser=read_blocks,
-            help="all, middle, or as in 0,3,-1.",
-            rich_help_panel=STEERING,
-        ),
-    ] = None,
-    op: Annotated[
-        Op | None,
-        typer.Option(
-            help="max is STAS; the others are the paper's other interventions.",
-            rich_help_panel=STEERING,
-        ),
-    ] = None,
+    config: ConfigFile = None,
+    dims: Dims = None,
+    blocks: Blocks = None,
+    op: OpName = None,
     regions: Regions = None,
-    boundary: Annotated[
-        float | None,
-        typer.Option(
-            help="Head and tail share of each latent frame, 0 to 0.5.", rich_help_panel=STEERING
-        ),
-    ] = None,
-    scale: Annotated[
-        float | None,
-        typer.Option(help="Multiplier of the reference magnitude.", rich_help_panel=STEERING),
-    ] = None,
-    reference: Annotated[
-        Reference | None,
-        typer.Option(help="Maximum per dimension, or over all of them.", rich_help_panel=STEERING),
-    ] = None,
-    start: Annotated[
-        float | None,
-        typer.Option(help="First steered share of the steps.", rich_help_panel=STEERING),
-    ] = None,
-    stop: Annotated[
-        float | None,
-        typer.Option(help="Share of the steps at which steering ends.", rich_help_panel=STEERING),
-    ] = None,
+    boundary: SteeredBoundary = None,
+    scale: Scale = None,
+    reference: ReferenceName = None,
+    start: Start = None,
+    stop: Stop = None,
     branches: Branches = None,
     output: Annotated[
         Path | None,
@@ -192,19 +155,7 @@ def generate(
         return
     shared = read_workers(workers, ray)
     samples = samples_of(_read_prompts(prompt, prompts), seed)
-    values: dict[str, Any] = {
-        "dims": dims,
-        "blocks": blocks,
-        "op": op,
-        "regions": regions,
-        "boundary": boundary,
-        "scale": scale,
-        "reference": reference,
-        "start": start,
-        "stop": stop,
-        "branches": branches,
-    }
-    values = {key: value for key, value in values.items() if value is not None}
+    values = given_fields(context)
     if not steer and (config or values):
         raise UsageError(
             "--no-steer steers nothing, so it takes no --config and no steering option."
@@ -217,7 +168,7 @@ def generate(
         check_fps(fps)
     steering = None
     if steer:
-        steering = replace(STASConfig() if config is None else STASConfig.load(config), **values)
+        steering = steering_of(config, values)
     loras = dict(lora or [])
     places = places_of(output, samples)
     read = ("config", config), ("prompt file", prompts), *files_of(given_files)

@@ -5,15 +5,17 @@ What can't be read raises typer.BadParameter, a usage error: the command ends wi
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from stas.checks import IMAGES, VIDEOS, DType, Offload, check_arguments, some_of
-from stas.method.config import BRANCHES, REGIONS
+from stas.checks import IMAGES, VIDEOS, Offload, check_arguments, dtype_name, some_of
+from stas.method.config import BRANCHES, REGIONS, Op, Reference, STASConfig
 from stas.pipelines.prompts import parse_seeds
 from stas.workers.executors import Workers
 
@@ -75,6 +77,14 @@ def read_lora(text: str) -> tuple[str, float]:
         ) from None
 
 
+def read_dtype(text: str) -> str:
+    """A type of numbers by any of its names."""
+    try:
+        return dtype_name(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 def read_some_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
     """A reader of some words of those known, with commas between."""
 
@@ -105,6 +115,17 @@ def refuse_other_options(context: typer.Context, kept: str, *allowed: str) -> No
             f"--{kept} repeats a run as it was; remove {', '.join(sorted(given))}. Beside it only "
             f"{', '.join(f'--{name}' for name in allowed)} can be given."
         )
+
+
+def given_fields(context: typer.Context) -> dict[str, Any]:
+    """The fields of STASConfig that are given as options."""
+    fields = (each.name for each in dataclasses.fields(STASConfig))
+    return {name: context.params[name] for name in fields if context.params[name] is not None}
+
+
+def steering_of(file: Path | None, values: Mapping[str, Any]) -> STASConfig:
+    """A config from its file, or the default, with some of its fields replaced."""
+    return replace(STASConfig() if file is None else STASConfig.load(file), **values)
 
 
 def read_workers(count: int | None, ray: str | None) -> Workers:
@@ -194,12 +215,13 @@ Model = Annotated[
 Revision = Annotated[str | None, _option(panel=MODEL, help="Branch, tag or commit of a hub id.")]
 Device = Annotated[str, _option(panel=MODEL, help="auto, cpu, cuda, cuda:1, mps, ...")]
 DTypeName = Annotated[
-    DType,
+    Any,
     _option(
         panel=MODEL,
         metavar="DTYPE",
-        help="auto, float32, bfloat16 or float16; auto is bfloat16 on an accelerator, else "
-        "float32.",
+        parser=read_dtype,
+        help="auto, float32, bfloat16 or float16, or fp32, bf16, fp16; auto is bfloat16 on an "
+        "accelerator, else float32.",
     ),
 ]
 OffloadName = Annotated[Offload, _option(panel=MODEL, help="What waits on the CPU to save memory.")]
@@ -248,11 +270,64 @@ Size = Annotated[
     ),
 ]
 Steps = Annotated[int | None, _option(panel=VIDEO, help="Denoising steps.")]
-Guidance = Annotated[float | None, _option(panel=VIDEO, help="Scale of classifier-free guidance.")]
-Fps = Annotated[float | None, _option(panel=VIDEO, help="Frames per second of the file.")]
+Guidance = Annotated[
+    float | None,
+    _option(panel=VIDEO, min=0, max=100, help="Scale of classifier-free guidance."),
+]
+Fps = Annotated[
+    float | None, _option(panel=VIDEO, min=0.1, max=240, help="Frames per second of the file.")
+]
 Count = Annotated[int, _option("--count", "-n", panel=VIDEO, min=1, help="How many videos.")]
 Boundary = Annotated[
     float, typer.Option(help="Head and tail share of each latent frame that is boundary.")
+]
+ConfigFile = Annotated[
+    Path | None,
+    _option(panel=STEERING, help="STASConfig as JSON; the options below override it."),
+]
+Dims = Annotated[
+    Any,
+    _option(
+        panel=STEERING,
+        metavar="DIMS",
+        parser=read_integers,
+        help="Massive dimensions, as in 1188,700. By default those of the model's profile, else "
+        "detected.",
+    ),
+]
+Blocks = Annotated[
+    Any,
+    _option(
+        panel=STEERING,
+        metavar="BLOCKS",
+        parser=read_blocks,
+        help="all, middle, or as in 0,3,-1.",
+    ),
+]
+OpName = Annotated[
+    Op | None,
+    _option(
+        panel=STEERING,
+        help="max is STAS; the others are the paper's other interventions.",
+    ),
+]
+SteeredBoundary = Annotated[
+    float | None,
+    _option(
+        "--boundary",
+        panel=STEERING,
+        help="Head and tail share of each latent frame, 0 to 0.5.",
+    ),
+]
+Scale = Annotated[
+    float | None, _option(panel=STEERING, help="Multiplier of the reference magnitude.")
+]
+ReferenceName = Annotated[
+    Reference | None, _option(panel=STEERING, help="Maximum per dimension, or over all of them.")
+]
+Start = Annotated[float | None, _option(panel=STEERING, help="First steered share of the steps.")]
+Stop = Annotated[
+    float | None, _option(panel=STEERING, help="Share of the steps at which steering ends.")
 ]
 Regions = Annotated[
     Any,

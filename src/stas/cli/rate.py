@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from stas.cli.options import UsageError
-from stas.cli.say import LOADING, console, notes
+from stas.cli.say import LOADING, console, notes, show
 
 if TYPE_CHECKING:
     from stas.preference.report import PreferenceReport
@@ -112,16 +111,15 @@ def _say(report: PreferenceReport) -> None:
             row.difference.interval,
             escape(row.words),
         )
-    wide = console if console.is_terminal else Console(width=200)
-    wide.print(table)
+    show(table)
     for place in report.strengths:
-        wide.print(
+        console.print(
             f"{place.question}: {escape(place.setting)} has the log strength {place.short} "
             f"({place.interval})"
         )
     for each in report.agreements:
         alpha = "-" if each.alpha != each.alpha else f"{each.alpha:.2f}"
-        wide.print(
+        console.print(
             f"{each.question}: raters {each.raters}, alpha {alpha}, agree with each other "
             f"{each.others}, with themselves {each.own}, left {each.left}"
         )

@@ -39,7 +39,7 @@ from stas.cli.options import (
     read_maps,
     read_workers,
 )
-from stas.cli.say import bars, console, load_for, loading, notes, say_findings
+from stas.cli.say import bars, console, load_for, notes, say_findings
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.prompts import read_prompts, texts_alone
 
@@ -107,12 +107,12 @@ def record(
     shared = read_workers(workers, ray)
     arguments = call_arguments(frames, size, steps, guidance)
     arguments |= input_arguments(image, last_image, video, control, inputs)
-    _check_stats_place(output, force=force, resume=resume)
-    chosen = _prompt_texts(prompts, model, count)
+    check_stats_place(output, force=force, resume=resume)
+    chosen = prompt_texts(prompts, model, count)
     options: dict[str, Any] = {"blocks": blocks, "boundary": boundary}
     if map_blocks != "none":
         options |= {"map_blocks": map_blocks, "map_dims": map_dims}
-    stats = _record(
+    stats = record_with_bar(
         load_for(
             shared,
             PipelineOptions(
@@ -131,78 +131,6 @@ def record(
     say_findings(stats)
     if plots:
         _draw({model: stats}, output.with_suffix(""))
-
-
-def profile(
-    model: Model = "bundled",
-    prompts: Prompts = None,
-    count: Count = 100,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="The .json file; by default in the cache, where steer finds it."
-        ),
-    ] = None,
-    revision: Revision = None,
-    device: Device = "auto",
-    dtype: DTypeName = "auto",
-    offload: OffloadName = "none",
-    frames: Frames = None,
-    size: Size = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    image: ImageFile = None,
-    last_image: LastImageFile = None,
-    video: VideoFile = None,
-    control: ControlFile = None,
-    inputs: InputFiles = None,
-    seed: FirstSeed = 0,
-    workers: WorkerCount = None,
-    ray: RayAddress = None,
-    resume: Resume = False,
-    force: Force = False,
-) -> None:
-    """Measure which dimensions of a model are massive, and write its profile.
-
-    From then on `steer` and `stas generate` use that profile for the model. The statistics lie
-    beside it.
-    """
-    shared = read_workers(workers, ray)
-    arguments = call_arguments(frames, size, steps, guidance)
-    arguments |= input_arguments(image, last_image, video, control, inputs)
-    if output is not None and output.suffix != ".json":
-        raise ValueError(f"A profile is a .json file, but got {str(output)!r}.")
-    from stas.activations.certainty import certainty
-    from stas.activations.profiles import cached_profile
-    from stas.assets import BUNDLED, BUNDLED_MODEL
-    from stas.pipelines.recorder import make_profile
-
-    options = PipelineOptions(
-        model=model, revision=revision, device=device, dtype=dtype, offload=offload
-    ).resolved()
-    name = str(BUNDLED_MODEL) if model == BUNDLED else options.model
-    place = output or cached_profile(name)
-    recorded = place.with_suffix(".safetensors")
-    if output is None:
-        place.parent.mkdir(parents=True, exist_ok=True)
-    if place.exists() and not force:
-        raise FileExistsError(f"{place} exists already. Use --force to measure anew.")
-    _check_stats_place(recorded, force=force, resume=resume)
-    chosen = _prompt_texts(prompts, model, count)
-    given = load_for(shared, options)
-    stats = _record(given, chosen, arguments, recorded, seed=seed, resume=resume, workers=shared)
-    say_findings(stats)
-    if stats.video_ratios is not None:
-        console.print(escape(certainty(stats).describe()))
-    loaded = loading(given) if isinstance(given, PipelineOptions) else given
-    made, found = make_profile(stats, loaded.transformer, name)
-    if made is None:
-        raise ValueError(
-            f"No profile is written: no dimension reaches {found.threshold:g} times the mean "
-            f"magnitude. Strongest: {found.describe()}. The statistics are in {recorded}."
-        )
-    made.save(place)
-    console.print(f"{escape(str(place))}: {escape(made.describe())}")
 
 
 def plot(
@@ -250,7 +178,7 @@ def plot(
         _draw(loaded, output, dims=dims, block=block, figure=figure)
 
 
-def _record(
+def record_with_bar(
     loaded: LoadedPipeline | PipelineOptions,
     prompts: list[str],
     arguments: dict[str, Any],
@@ -285,7 +213,7 @@ def _draw_raster(stats: Any, folder: Path, **options: Any) -> None:
             console.print(escape(str(path)))
 
 
-def _prompt_texts(path: Path | None, model: str, count: int) -> list[str]:
+def prompt_texts(path: Path | None, model: str, count: int) -> list[str]:
     """The first `count` prompts of a file, or of the list that ships for the model."""
     from stas.assets import prompt_list
 
@@ -298,7 +226,7 @@ def _prompt_texts(path: Path | None, model: str, count: int) -> list[str]:
     return listed[:count]
 
 
-def _check_stats_place(path: Path, *, force: bool, resume: bool) -> None:
+def check_stats_place(path: Path, *, force: bool, resume: bool) -> None:
     if path.suffix != ".safetensors":
         raise ValueError(f"Statistics are a .safetensors file, but got {str(path)!r}.")
     if path.exists() and not (force or resume):

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from stas.cli.options import Batch, Device, OffloadName, RayAddress, WorkerCount, read_workers
-from stas.cli.say import LOADING, bars, console, loading, notes
+from stas.cli.say import LOADING, bars, console, loading, notes, show
 
 if TYPE_CHECKING:
     from stas.reproduction.crew import Crew
@@ -122,7 +121,7 @@ def _say_size(stages: list[Stage], crew: Crew) -> None:
         cells = (stage.model.name, stage.name, "-" if left is None else f"{left:,}", *hours, lacks)
         table.add_row(*map(escape, cells))
     table.add_row("all", "", "", *map(_hours, sums.values()), "")
-    (console if console.is_terminal else Console(width=200)).print(table)
+    show(table)
 
 
 def _hours(seconds: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from stas.checks import expect
 from stas.workers.job import BEGIN
 
 if TYPE_CHECKING:
@@ -36,6 +39,35 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 notes = Console(highlight=False, soft_wrap=True, stderr=True)
+errors = Console(highlight=False, soft_wrap=True, stderr=True)  # and warnings: they are never quiet
+
+
+def speak(*, quiet: bool, verbose: bool) -> None:
+    """How much is said; results always are.
+
+    Args:
+        quiet: Neither bars nor what goes on.
+        verbose: Also what the libraries beneath say, and where errors come from.
+
+    Raises:
+        ValueError: Both.
+    """
+    expect(not (quiet and verbose), "--quiet and --verbose are opposites: give one")
+    notes.quiet = quiet
+    logging.getLogger("stas").setLevel(logging.INFO if verbose else logging.NOTSET)
+    if verbose:
+        logging.basicConfig(level=logging.INFO)
+
+
+def said_all() -> bool:
+    """Whether --verbose was given, or STAS_TRACEBACK is set."""
+    told = logging.getLogger("stas").level == logging.INFO
+    return told or bool(os.environ.get("STAS_TRACEBACK"))
+
+
+def show(table: Table) -> None:
+    """Print a table: as wide as it needs where no terminal would break its lines."""
+    (console if console.is_terminal else Console(width=200)).print(table)
 
 
 class RepeatError(ValueError):
@@ -123,9 +155,9 @@ def loading(options: PipelineOptions, *, threads: int | None = None) -> LoadedPi
 
         from stas.pipelines.load import load_pipeline
 
-        for logging in (diffusers_logging, transformers_logging):
-            logging.disable_progress_bar()
-            logging.set_verbosity_error()
+        for library in (diffusers_logging, transformers_logging):
+            library.disable_progress_bar()
+            library.set_verbosity_info() if said_all() else library.set_verbosity_error()
         resolved = options.resolved()
     if threads and resolved.device == "cpu":
         torch.set_num_threads(threads)
@@ -199,7 +231,7 @@ def say_differences(result: Comparison) -> None:
         )
         cells = (difference, row.interval, pairs)
         table.add_row(row.measure, escape(row.run), *cells, row.words)
-    (console if console.is_terminal else Console(width=200)).print(table)
+    show(table)
     if result.missing:
         notes.print(
             f"Not measured: {', '.join(result.missing)}. They need pip install 'stas\\[metrics]'."

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from stas.checks import DType, check_fps
+from stas.assets import shipped
+from stas.checks import check_fps
 from stas.cli.options import (
     MEASURES,
     MODEL,
@@ -38,6 +39,7 @@ from stas.cli.options import (
     WorkerCount,
     call_arguments,
     input_arguments,
+    read_dtype,
     read_workers,
 )
 from stas.cli.say import LOADING, bars, console, load_for, notes, say_differences, say_time
@@ -168,7 +170,11 @@ def compare(
 
 def study(
     file: Annotated[
-        str, typer.Argument(help="The study's TOML file, or the name of one that ships.")
+        str,
+        typer.Argument(
+            help="The study's TOML file, or the name of one that ships: "
+            f"{', '.join(shipped('studies', '.toml'))}."
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -179,8 +185,13 @@ def study(
     ] = None,
     revision: Revision = None,
     dtype: Annotated[
-        DType | None,
-        typer.Option(metavar="DTYPE", help="In place of the study's.", rich_help_panel=MODEL),
+        Any,
+        typer.Option(
+            metavar="DTYPE",
+            parser=read_dtype,
+            help="In place of the study's.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     count: Annotated[
         int | None,

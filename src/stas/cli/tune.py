@@ -8,11 +8,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stas.checks import DType
 from stas.cli.options import (
     MEASURES,
     MODEL,
@@ -31,9 +29,10 @@ from stas.cli.options import (
     UsageError,
     WorkerCount,
     call_arguments,
+    read_dtype,
     read_workers,
 )
-from stas.cli.say import LOADING, bars, console, load_for, notes
+from stas.cli.say import LOADING, bars, console, load_for, notes, show
 from stas.pipelines.options import PipelineOptions
 
 if sys.version_info >= (3, 11):
@@ -105,8 +104,10 @@ def tune(
     ] = None,
     revision: Revision = None,
     dtype: Annotated[
-        DType | None,
-        typer.Option(metavar="DTYPE", help="Of the weights.", rich_help_panel=MODEL),
+        Any,
+        typer.Option(
+            metavar="DTYPE", parser=read_dtype, help="Of the weights.", rich_help_panel=MODEL
+        ),
     ] = None,
     device: Device = "auto",
     offload: OffloadName = "none",
@@ -181,7 +182,7 @@ def tune(
     for name, stage, found, end in rows(race):
         cells = (f"{found.mean:+.3g}", interval_text(found), str(found.pairs))
         table.add_row(escape(name), stage, *cells, escape(end))
-    (console if console.is_terminal else Console(width=200)).print(table)
+    show(table)
     if race.outcome is not None:
         console.print(escape(race.outcome.words))
         if race.outcome.winner is not None:

@@ -160,10 +160,14 @@ class STASConfig:
             )
         return cls(**data)
 
+    def to_json(self) -> str:
+        """The fields as the text of a file."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the config as JSON; the file appears whole or not at all."""
         with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> STASConfig:

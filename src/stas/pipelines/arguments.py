@@ -25,8 +25,7 @@ def call_arguments(loaded: LoadedPipeline, wanted: Mapping[str, Any]) -> dict[st
     pipeline = loaded.pipeline
     parameters = inspect.signature(type(pipeline).__call__).parameters
     given = {k: v for k, v in wanted.items() if v is not None}
-    arguments = _own_names(loaded.defaults, parameters)
-    arguments = {k: v for k, v in arguments.items() if k in parameters}
+    arguments = default_arguments(loaded)
     arguments |= with_records(_own_names(given, parameters))
     if unknown := [key for key in arguments if key not in parameters]:
         hint = ""
@@ -41,6 +40,7 @@ def call_arguments(loaded: LoadedPipeline, wanted: Mapping[str, Any]) -> dict[st
         # Without a negative prompt these pipelines would leave guidance off, in silence.
         arguments.setdefault("negative_prompt", "")
     check_arguments(arguments)
+    _check_steps(pipeline, arguments)
     _warn_of_text(pipeline, arguments, parameters)
     if said := check_shape(arguments, *(_asked(arguments, parameters, k) for k in SIZE)):
         warnings.warn(said, StasWarning, stacklevel=3)
@@ -48,6 +48,13 @@ def call_arguments(loaded: LoadedPipeline, wanted: Mapping[str, Any]) -> dict[st
         _check_frames(loaded, arguments, parameters)
         _check_size(loaded, arguments)
     return arguments
+
+
+def default_arguments(loaded: LoadedPipeline) -> dict[str, Any]:
+    """What the model's folder says of the call, by the pipeline's own names."""
+    parameters = inspect.signature(type(loaded.pipeline).__call__).parameters
+    arguments = _own_names(loaded.defaults, parameters)
+    return {name: value for name, value in arguments.items() if name in parameters}
 
 
 def _own_names(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,6 +125,16 @@ def _warn_of_text(
                 StasWarning,
                 stacklevel=4,
             )
+
+
+def _check_steps(pipeline: Any, arguments: Mapping[str, Any]) -> None:
+    config = getattr(getattr(pipeline, "scheduler", None), "config", {})
+    trained, steps = config.get("num_train_timesteps"), arguments.get("num_inference_steps")
+    if trained and steps and steps > trained:
+        raise ValueError(
+            f"num_inference_steps must be at most {trained}, the steps that the scheduler "
+            f"({type(pipeline.scheduler).__name__}) was trained on, but got {steps}."
+        )
 
 
 def _check_frames(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub.constants import ENDPOINT
 
 from stas.assets import BUNDLED, BUNDLED_MODEL
 from stas.models.registry import supported_text
@@ -53,18 +57,21 @@ def load_pipeline(model: str | PipelineOptions = BUNDLED, **options: Any) -> Loa
     chosen = model if isinstance(model, PipelineOptions) else PipelineOptions(model=model)
     wanted = replace(chosen, **options).resolved()
     source = _source(wanted.model)
+    offline = source == wanted.model and _is_offline()  # the hub's client would try for 23 s
+    where = {"revision": wanted.revision, "local_files_only": offline}
     try:
-        index = DiffusionPipeline.load_config(source, revision=wanted.revision)
+        index = DiffusionPipeline.load_config(source, **where)
     except OSError as error:
+        reason = "there is no network, and no copy in the cache." if offline else error
         raise OSError(
-            f"Can't read {wanted.model!r} from the hub: {error} Expected is the id of a model in "
+            f"Can't read {wanted.model!r} from the hub: {reason} Expected is the id of a model in "
             "diffusers' format (for Wan those that end in -Diffusers), the network or a cached "
             "copy, and for a gated model `hf auth login`."
         ) from error
     specs = _specs(wanted.model, index)
     float32 = {name for spec in specs for name in spec.loading.float32 if name in index}
     dtypes = {"default": getattr(torch, wanted.dtype)} | dict.fromkeys(float32, torch.float32)
-    pipeline = DiffusionPipeline.from_pretrained(source, revision=wanted.revision, dtype=dtypes)
+    pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtypes, **where)
     if any(spec.loading.tiled_vae for spec in specs):
         pipeline.vae.enable_tiling()
     _add_loras(pipeline, wanted.loras)
@@ -101,6 +108,18 @@ def _source(name: str) -> str:
             "from_single_file, and then steered by stas.steer(pipe)."
         )
     return str(folder)
+
+
+def _is_offline() -> bool:
+    """Whether the hub can't be reached: its name has no address, and no proxy is there to ask."""
+    hub = urlsplit(ENDPOINT)
+    if getproxies().get(hub.scheme):
+        return False
+    try:
+        socket.getaddrinfo(hub.hostname, hub.port or hub.scheme)
+    except OSError:
+        return True
+    return False
 
 
 def _specs(model: str, index: Mapping[str, Any]) -> list[ModelSpec]:

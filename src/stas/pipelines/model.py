@@ -21,7 +21,7 @@ from stas.method.config import STASConfig
 from stas.method.frames import FrameMap
 from stas.models.registry import find_spec, supported_text
 from stas.models.spec import ModelSpec, UnsupportedModelError
-from stas.pipelines.arguments import call_arguments
+from stas.pipelines.arguments import call_arguments, default_arguments
 from stas.pipelines.inputs import opened
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.progress import progress_to
@@ -325,6 +325,30 @@ are 9 and 13.
     ) -> Sequence[Any]:
         with progress_to(self.pipeline, report or (lambda done, total: None)):
             return _videos(self.pipeline(**opened(arguments), output_type="np"))
+
+
+def defaults(pipeline: Any) -> dict[str, Any]:
+    """The arguments that a model is best called with, as `stas generate` calls it.
+
+    Args:
+        pipeline: A diffusers pipeline, or what `stas.load_pipeline` returned.
+
+    Returns:
+        What the model's folder says in its `defaults.json`: size, frames, steps, guidance, by the
+        pipeline's own names; empty where it leaves all to the pipeline, as models of the hub do.
+
+    Raises:
+        TypeError: It is no pipeline.
+        ValueError: That file is not what it should be.
+
+    Example:
+        >>> from stas import load_pipeline
+        >>> defaults(load_pipeline("bundled", device="cpu"))["num_inference_steps"]
+        30
+    """
+    return default_arguments(
+        pipeline if isinstance(pipeline, LoadedPipeline) else LoadedPipeline(pipeline)
+    )
 
 
 def _videos(result: Any) -> Sequence[Any]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 from stas.assets import BUNDLED
-from stas.checks import DType, Offload, one_of
+from stas.checks import DType, Offload, dtype_name, one_of
 
 LORA_EXPECTED = (
     "Expected is a .safetensors file of LoRA weights for this model, a folder that holds one, or a "
@@ -28,7 +28,8 @@ class PipelineOptions:
         model: "bundled", a folder in diffusers' format, or a hub id.
         revision: Branch, tag or commit of a hub id.
         device: "auto" takes an accelerator if there is one, else the CPU; or what torch accepts.
-        dtype: "auto" is bfloat16 on an accelerator and float32 on the CPU. Components that
+        dtype: "auto" is bfloat16 on an accelerator and float32 on the CPU; also by its short name,
+            as in "bf16", or as `torch.bfloat16`. Components that
             diffusers says to keep in float32 (Wan's VAE) are kept there.
         offload: "model" keeps one component on the device at a time, "sequential" one layer.
         loras: Files, folders or hub ids of LoRA weights, with the weight of each.
@@ -57,7 +58,7 @@ class PipelineOptions:
             ValueError: An option that doesn't exist, or that doesn't fit this machine.
             FileNotFoundError: LoRA weights that are neither here nor a hub id.
         """
-        one_of("dtype", self.dtype, get_args(DType))
+        given = dtype_name(self.dtype)
         one_of("offload", self.offload, get_args(Offload))
         device = _device(self.device)
         if self.offload != "none" and device.type == "cpu":
@@ -73,7 +74,7 @@ class PipelineOptions:
         if self.revision is not None and local:
             raise ValueError(f"revision is for hub ids, but the model is {self.model!r}.")
         on_cpu: DType = "float32" if device.type == "cpu" else "bfloat16"
-        dtype = on_cpu if self.dtype == "auto" else self.dtype
+        dtype = on_cpu if given == "auto" else given
         return replace(
             self,
             model=self.model if self.model == BUNDLED else _absolute(self.model),

@@ -242,6 +242,7 @@ def make_profile(
             dims=found.dims,
             ratios=tuple(round(found.all_ratios[dim], 2) for dim in found.dims),
             source="measured",
+            videos=int(stats.metadata.get("finished", 0)) or None,
             note=f"median over blocks and steps of mean |h| over its mean over dimensions; "
             f"{stats.metadata.get('finished', '?')} videos, prompts "
             f"{stats.metadata.get('prompts', '?')}",
