@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 
 import numpy as np
@@ -191,3 +192,24 @@ def test_no_time_is_lost_where_the_network_is_off(monkeypatch):
         with pytest.raises(OSError, match=message):
             load_pipeline(PipelineOptions(model="nobody/nothing", device="cpu"))
         assert asked.pop()["local_files_only"] is offline
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("transformer/diffusion_pytorch_model.safetensors", None, "no file named"),
+        ("transformer/diffusion_pytorch_model.safetensors", b"cut", "not whole, or not readable"),
+        ("vae/config.json", b"{", "not a valid JSON file"),
+        ("model_index.json", b"{", "not a valid JSON file"),
+    ],
+)
+def test_a_folder_that_is_cut_short_is_said(tmp_path, file, content, reason):
+    folder = tmp_path / "model"
+    shutil.copytree(BUNDLED_MODEL, folder)
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_bytes(content)
+    with pytest.raises(
+        OSError, match=rf"model' is not whole, or not readable: .*{reason}|{reason}"
+    ):
+        load_pipeline(PipelineOptions(model=str(folder), device="cpu"))

@@ -157,7 +157,8 @@ def loading(options: PipelineOptions, *, threads: int | None = None) -> LoadedPi
 
         for library in (diffusers_logging, transformers_logging):
             library.disable_progress_bar()
-            library.set_verbosity_info() if said_all() else library.set_verbosity_error()
+            # What they call an error is told by the exception that follows.
+            library.set_verbosity(logging.INFO if said_all() else logging.CRITICAL)
         resolved = options.resolved()
     if threads and resolved.device == "cpu":
         torch.set_num_threads(threads)

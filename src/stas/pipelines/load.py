@@ -14,6 +14,7 @@ from urllib.request import getproxies
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub.constants import ENDPOINT
+from safetensors import SafetensorError
 
 from stas.assets import BUNDLED, BUNDLED_MODEL
 from stas.models.registry import supported_text
@@ -57,21 +58,20 @@ def load_pipeline(model: str | PipelineOptions = BUNDLED, **options: Any) -> Loa
     chosen = model if isinstance(model, PipelineOptions) else PipelineOptions(model=model)
     wanted = replace(chosen, **options).resolved()
     source = _source(wanted.model)
-    offline = source == wanted.model and _is_offline()  # the hub's client would try for 23 s
+    local = Path(source).is_dir()
+    offline = not local and _is_offline()  # the hub's client would try for 23 s
     where = {"revision": wanted.revision, "local_files_only": offline}
     try:
         index = DiffusionPipeline.load_config(source, **where)
     except OSError as error:
-        reason = "there is no network, and no copy in the cache." if offline else error
-        raise OSError(
-            f"Can't read {wanted.model!r} from the hub: {reason} Expected is the id of a model in "
-            "diffusers' format (for Wan those that end in -Diffusers), the network or a cached "
-            "copy, and for a gated model `hf auth login`."
-        ) from error
+        raise _unreadable(wanted.model, error, local=local, offline=offline) from error
     specs = _specs(wanted.model, index)
     float32 = {name for spec in specs for name in spec.loading.float32 if name in index}
     dtypes = {"default": getattr(torch, wanted.dtype)} | dict.fromkeys(float32, torch.float32)
-    pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtypes, **where)
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtypes, **where)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unreadable(wanted.model, error, local=local, offline=offline) from error
     if any(spec.loading.tiled_vae for spec in specs):
         pipeline.vae.enable_tiling()
     _add_loras(pipeline, wanted.loras)
@@ -108,6 +108,19 @@ def _source(name: str) -> str:
             "from_single_file, and then steered by stas.steer(pipe)."
         )
     return str(folder)
+
+
+def _unreadable(model: str, error: Exception, *, local: bool, offline: bool) -> OSError:
+    """What to say of a model that can't be read, of a folder or of the hub."""
+    reason = shorten(str(error).strip(), 400, placeholder="...")
+    if local:
+        return OSError(f"The model in {model!r} is not whole, or not readable: {reason}")
+    reason = "there is no network, and no whole copy in the cache." if offline else reason
+    return OSError(
+        f"Can't read {model!r} from the hub: {reason} Expected is the id of a model in diffusers' "
+        "format (for Wan those that end in -Diffusers), the network or a cached copy, and for a "
+        "gated model `hf auth login`."
+    )
 
 
 def _is_offline() -> bool:
