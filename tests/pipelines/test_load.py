@@ -198,7 +198,7 @@ def test_no_time_is_lost_where_the_network_is_off(monkeypatch):
     ("file", "content", "reason"),
     [
         ("transformer/diffusion_pytorch_model.safetensors", None, "no file named"),
-        ("transformer/diffusion_pytorch_model.safetensors", b"cut", "not whole, or not readable"),
+        ("transformer/diffusion_pytorch_model.safetensors", b"cut", "Unable to load weights"),
         ("vae/config.json", b"{", "not a valid JSON file"),
         ("model_index.json", b"{", "not a valid JSON file"),
     ],
@@ -209,7 +209,6 @@ def test_a_folder_that_is_cut_short_is_said(tmp_path, file, content, reason):
     (folder / file).unlink()
     if content is not None:
         (folder / file).write_bytes(content)
-    with pytest.raises(
-        OSError, match=rf"model' is not whole, or not readable: .*{reason}|{reason}"
-    ):
+    with pytest.raises(OSError, match="model' is not whole, or not readable: ") as caught:
         load_pipeline(PipelineOptions(model=str(folder), device="cpu"))
+    assert reason in str(caught.value)
