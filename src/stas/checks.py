@@ -12,6 +12,7 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 Offload = Literal["none", "model", "sequential"]
 FPS = (0.001, 1000)  # Matroska counts milliseconds, and 1/1001 is the slowest that mp4 says here
 FRAMES = ("num_frames", "frames", "video_length")  # what pipelines call the number of pixel frames
+FORMATS = (".mp4", ".gif", ".webp", ".apng")  # of the videos that are made
 # What pipelines call the pictures and the videos that they are given.
 IMAGES = ("image", "last_image", "cond_image", "reference_images")
 VIDEOS = (

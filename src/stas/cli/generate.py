@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 
-from stas.checks import check_fps
+from stas.checks import FORMATS, check_fps
 from stas.cli.options import (
     OUTPUT,
     STEERING,
@@ -123,8 +123,14 @@ def generate(
         typer.Option(
             "--output",
             "-o",
-            help="The .mp4 file, or a folder. By default the folder outputs.",
+            help="The .mp4, .gif, .webp or .apng file, or a folder. By default the folder outputs.",
             rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    kind: Annotated[
+        Literal["mp4", "gif", "webp", "apng"] | None,
+        typer.Option(
+            "--format", help="Of the videos in a folder; mp4 by default.", rich_help_panel=OUTPUT
         ),
     ] = None,
     workers: WorkerCount = None,
@@ -170,7 +176,7 @@ def generate(
     if steer:
         steering = steering_of(config, values)
     loras = dict(lora or [])
-    places = places_of(output, samples)
+    places = places_of(output, samples, None if kind is None else f".{kind}")
     read = ("config", config), ("prompt file", prompts), *files_of(given_files)
     keep_inputs(places, *read, *lora_files(loras))
     if skip_existing:
@@ -250,7 +256,7 @@ def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) 
 
     old = Manifest.load(path)
     place = output or path.with_name(f"{path.stem}-repeated.mp4")
-    if place.suffix != ".mp4":
+    if place.suffix not in FORMATS:
         place = place / f"{path.stem}.mp4"
     loras = lora_files(old.pipeline.get("loras", {}))
     keep_inputs([place], ("manifest", path), *files_of(old.arguments), *loras)

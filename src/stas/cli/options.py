@@ -108,7 +108,9 @@ def is_given(context: typer.Context, name: str) -> bool:
 def refuse_other_options(context: typer.Context, kept: str, *allowed: str) -> None:
     """A manifest decides everything: an option beside it would be ignored, so it is refused."""
     given = [
-        name for name in context.params if is_given(context, name) and name not in (kept, *allowed)
+        name
+        for name in context.params
+        if is_given(context, name) and name not in (kept, *allowed, "quiet", "verbose")
     ]
     if given:
         raise UsageError(

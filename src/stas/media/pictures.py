@@ -47,22 +47,31 @@ def strips(videos: Mapping[str, Frames]) -> Image.Image:
 
 
 GAP = 4  # pixels between the frames of a strip
+NUMBERED = 48
 
 
 def strip(frames: Frames, *, count: int = 8) -> Image.Image:
-    """A row of at most `count` evenly spaced frames, first and last included.
+    """A row of at most `count` evenly spaced frames with their numbers, first and last included.
 
     A white gap of GAP pixels between them keeps them from looking like one picture, so n frames of
-    width W make n * W + (n - 1) * GAP pixels.
+    width W make n * W + (n - 1) * GAP pixels. Frames lower than NUMBERED pixels have no room for a
+    number.
 
     Example:
         >>> strip(np.zeros((17, 128, 128, 3), dtype=np.uint8)).size
         (1052, 128)
     """
-    chosen = frames[np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int))]
-    n, height, width = chosen.shape[:3]
+    numbers = np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int))
+    n, (height, width) = len(numbers), frames.shape[1:3]
     row = np.full((height, n * (width + GAP) - GAP, 3), 255, dtype=np.uint8)
-    for place, frame in enumerate(chosen):
+    for place, number in enumerate(numbers):
         left = place * (width + GAP)
-        row[:, left : left + width] = frame
-    return Image.fromarray(row)
+        row[:, left : left + width] = frames[number]
+    picture = Image.fromarray(row)
+    if height >= NUMBERED:
+        draw, size = ImageDraw.Draw(picture), max(10, height // 12)
+        font = ImageFont.load_default(size)
+        for place, number in enumerate(numbers):
+            at = place * (width + GAP) + size // 3, size // 4
+            draw.text(at, str(number), "white", font, stroke_width=1, stroke_fill="black")
+    return picture

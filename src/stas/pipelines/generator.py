@@ -15,7 +15,7 @@ from stas.pipelines.manifest import Manifest
 from stas.pipelines.model import LoadedPipeline
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.prompts import Sample
-from stas.pipelines.sample import MANIFEST, VideoFiles, make_samples, write_all
+from stas.pipelines.sample import MANIFEST, STRIP, VideoFiles, make_samples, write_all
 from stas.workers.job import TaskError, Tell
 
 
@@ -25,7 +25,7 @@ class GenerateJob(PipelineJob):
     Args:
         loaded: The pipeline; or how to load it, as other processes must.
         samples: What to make.
-        places: The .mp4 of each, all in one folder.
+        places: The file of each, of `stas.checks.FORMATS`, all in one folder.
         arguments: Further arguments of the pipeline's call.
         steering: How to steer; None for not at all.
         fps: Of the files; the model's own by default.
@@ -50,7 +50,7 @@ class GenerateJob(PipelineJob):
         self.folder, self.videos = places[0].parent, len(samples)
         self._arguments, self._steering, self._fps = dict(arguments), steering, fps
         self._files = {
-            sample.name: VideoFiles(place.with_suffix(""))
+            sample.name: VideoFiles(place.with_suffix(""), (place.suffix, STRIP, MANIFEST))
             for sample, place in zip(samples, places, strict=True)
         }
         # By file, so that whoever is about to write the same one waits, and then refuses to.

@@ -6,21 +6,37 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from stas.checks import FORMATS
 from stas.pipelines.prompts import Sample
 
 
-def places_of(output: Path | None, samples: Sequence[Sample]) -> list[Path]:
-    """Where the video of each sample goes."""
+def places_of(
+    output: Path | None, samples: Sequence[Sample], kind: str | None = None
+) -> list[Path]:
+    """Where the video of each sample goes.
+
+    Args:
+        output: A file of one of FORMATS, or a folder; "outputs" by default.
+        samples: What is made.
+        kind: Of FORMATS, for a folder; the first by default.
+
+    Raises:
+        ValueError: The file is of another kind, or several videos would go into one.
+    """
     if output is not None and output.suffix and not output.is_dir():
-        if output.suffix != ".mp4":
-            raise ValueError(f"The output is an .mp4 file or a folder, but got {str(output)!r}.")
+        if output.suffix not in FORMATS:
+            raise ValueError(
+                f"The output is a {', '.join(FORMATS)} file or a folder, but got {str(output)!r}."
+            )
+        if kind is not None and kind != output.suffix:
+            raise ValueError(f"{str(output)!r} says another format than {kind}: give one of them.")
         if len(samples) > 1:
             raise ValueError(
                 f"{len(samples)} videos can't go into one file {str(output)!r}: give a folder."
             )
         return [output]
     folder = output or Path("outputs")
-    return [folder / f"{sample.name}.mp4" for sample in samples]
+    return [folder / f"{sample.name}{kind or FORMATS[0]}" for sample in samples]
 
 
 def lora_files(loras: Iterable[str]) -> list[tuple[str, Path]]:
@@ -41,7 +57,7 @@ def keep_inputs(places: Sequence[Path], *inputs: tuple[str, Path | None]) -> Non
 
 def _files(places: Sequence[Path]) -> list[Path]:
     """The video, strip and manifest of each place."""
-    return [place.with_suffix(kind) for place in places for kind in (".mp4", ".png", ".json")]
+    return [place.with_suffix(kind) for place in places for kind in (place.suffix, ".png", ".json")]
 
 
 def check_places(places: Sequence[Path], *, force: bool, resume: bool = False) -> None:

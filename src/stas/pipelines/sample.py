@@ -15,8 +15,9 @@ from typing import Any
 from stas.files import whole_file
 from stas.hooks.steer import SteeringHandle
 from stas.measures.result import VideoMetrics
+from stas.media.animation import is_whole_video, write_by_suffix
 from stas.media.pictures import strip
-from stas.media.video import Frames, count_frames, read_video, write_exact, write_mp4
+from stas.media.video import Frames, read_video, write_exact
 from stas.pipelines.manifest import (
     Manifest,
     device_name,
@@ -45,7 +46,8 @@ class VideoFiles:
 
     Args:
         stem: Their path without suffix, whatever dots it has.
-        kinds: Which there are: VIDEO and MANIFEST, and any of EXACT, STRIP, METRICS.
+        kinds: Which there are: VIDEO or one of `stas.media.animation.ANIMATIONS` first, any of
+            EXACT, STRIP and METRICS, and MANIFEST.
         strip_frames: How many frames the strip shows.
     """
 
@@ -76,7 +78,8 @@ class VideoFiles:
                 kind: stack.enter_context(whole_file(self.path(kind), alone=True))
                 for kind in reversed(self.kinds)
             }
-            write_mp4(temporary[VIDEO], frames, manifest.fps)
+            video = self.kinds[0]
+            write_by_suffix(temporary[video], frames, manifest.fps, video)
             if EXACT in temporary:
                 write_exact(temporary[EXACT], frames, manifest.fps)
             if STRIP in temporary:
@@ -91,7 +94,8 @@ class VideoFiles:
             return None
         try:
             manifest = Manifest.load(self.path(MANIFEST))
-            if count_frames(self.path(VIDEO)) != manifest.frames.get("count"):
+            count = int(manifest.frames.get("count", 0))
+            if not is_whole_video(self.paths[0], count, manifest.fps):
                 return None
             if METRICS not in self.kinds:
                 return Finished(manifest)
