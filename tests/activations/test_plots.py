@@ -54,7 +54,7 @@ def test_every_picture_has_its_numbers_beside_it(tmp_path):
     for path in written:
         if path.suffix == ".png":
             with Image.open(path) as image:
-                assert image.width == 800
+                assert image.width == 1600
                 assert np.asarray(image.convert("L")).std() > 5  # something is drawn
     surface = table(tmp_path / "plots/surface.csv")
     assert max(float(value) for value in surface[1][1:]) == pytest.approx(60, rel=0.05)
@@ -195,7 +195,7 @@ def test_a_figure_shows_what_was_asked_for():
 
 def test_a_notebook_shows_a_figure():
     with Image.open(BytesIO(plots.groups(recorded())._repr_png_())) as image:
-        assert image.format == "PNG" and image.width == 800
+        assert image.format == "PNG" and image.width == 1600
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -33,12 +32,12 @@ from matplotlib.figure import Figure
 from stas.activations.massive import RecordedMassiveActivations, find_massive_activations
 from stas.activations.stats import ActivationStats
 from stas.files import whole_file, write_table
+from stas.media.figure import Picture
 from stas.method.config import REGIONS, Region
 
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = {"first_frame": "#D55E00", "boundary": "#0072B2", "interior": "#009E73"}
 LABELS = {"first_frame": "first frame", "boundary": "boundary", "interior": "interior"}
-WIDTH, DPI = 8.0, 100  # 800 pixels
 BARS = 48  # at most so many bars along each axis of a surface
 
 Rows = list[list[object]]
@@ -53,7 +52,7 @@ def surface(stats: ActivationStats, *, name: str | None = None, block: int | Non
         block: The block to show; the middle one of those recorded when None.
 
     Returns:
-        The figure, 800 pixels wide.
+        The figure, 1600 pixels wide.
 
     Raises:
         ValueError: Nothing was recorded, not this block, or no map of it.
@@ -87,7 +86,7 @@ def groups(
         block: The block to show; the middle one of those recorded when None.
 
     Returns:
-        The figure, 800 pixels wide.
+        The figure, 1600 pixels wide.
 
     Raises:
         ValueError: Nothing was recorded, or not this block or one of the dimensions.
@@ -120,7 +119,7 @@ def steps(
         block: The block to show; the middle one of those recorded when None.
 
     Returns:
-        The figure, 800 pixels wide.
+        The figure, 1600 pixels wide.
 
     Raises:
         ValueError: Nothing was recorded, or not this block or one of the dimensions.
@@ -146,7 +145,7 @@ def ratios(stats: ActivationStats, *, name: str | None = None) -> Figure:
         name: What the title calls the model; the end of its id or path when None.
 
     Returns:
-        The figure, 800 pixels wide.
+        The figure, 1600 pixels wide.
 
     Raises:
         ValueError: Nothing was recorded.
@@ -182,7 +181,7 @@ def token_map(
         block: The block to show; the middle one of those recorded when None.
 
     Returns:
-        The figure, 800 pixels wide: a row a dimension, at most six latent frames in it.
+        The figure, 1600 pixels wide: a row a dimension, at most six latent frames in it.
 
     Raises:
         ValueError: Nothing was recorded, not this block or one of the dimensions, or no map of a
@@ -214,7 +213,7 @@ def models(stats: Mapping[str, ActivationStats], *, block: int | None = None) ->
         block: The block to show; the middle one of those recorded, of each model, when None.
 
     Returns:
-        The figure, 800 pixels wide.
+        The figure, 1600 pixels wide.
 
     Raises:
         ValueError: There are no statistics, nothing was recorded, or not this block.
@@ -280,18 +279,6 @@ def plot(
     return written
 
 
-class _Picture(Figure):
-    """A figure of its own, without pyplot, that a notebook shows all the same."""
-
-    def __init__(self, height: float = 4.2) -> None:
-        super().__init__(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
-
-    def _repr_png_(self) -> bytes:
-        buffer = BytesIO()
-        self.savefig(buffer, format="png")
-        return buffer.getvalue()
-
-
 class _NotMappedError(ValueError):
     """The statistics lack the maps that a picture shows."""
 
@@ -354,7 +341,7 @@ def _views(
 
 
 def _draw_groups(view: _View) -> tuple[Figure, Rows]:
-    figure = _Picture()
+    figure = Picture()
     axes = figure.subplots()
     rows: Rows = [["dimension", "region", "mean |h|", "tokens"]]
     for number, region in enumerate(view.regions):
@@ -374,7 +361,7 @@ def _draw_groups(view: _View) -> tuple[Figure, Rows]:
 
 
 def _draw_steps(view: _View) -> tuple[Figure, Rows]:
-    figure = _Picture()
+    figure = Picture()
     left, right = figure.subplots(1, 2)
     dim, steps = view.dims[0], sorted({step for step, _ in view.stats.cells})
     rows: Rows = [["step", *(f"{region} mean |h|" for region in REGIONS), "boundary / interior"]]
@@ -409,7 +396,7 @@ def _draw_steps(view: _View) -> tuple[Figure, Rows]:
 
 
 def _draw_ratios(view: _View) -> tuple[Figure, Rows]:
-    figure = _Picture()
+    figure = Picture()
     axes = figure.subplots()
     pooled = view.stats.pooled().mean_abs
     ratios = pooled / pooled.mean(dim=1, keepdim=True)
@@ -476,7 +463,7 @@ def _surface_rows(bars: np.ndarray[Any, Any], starts: list[int]) -> Rows:
 
 def _draw_surface(view: _View) -> tuple[Figure, Rows]:
     found = _bars(view)
-    figure = _Picture(6.0)
+    figure = Picture(6.0)
     axes: Any = figure.add_subplot(projection="3d")
     _draw_bars(axes, view, *found)
     axes.set_zlabel("mean |h|", fontsize=9)
@@ -494,7 +481,7 @@ def _draw_token_map(view: _View) -> tuple[Figure, Rows]:
     maps = values[[view.stats.map_dims.index(dim) for dim in shown]].numpy()
     frames = min(maps.shape[1], 6)
     chosen = np.linspace(0, maps.shape[1] - 1, frames).round().astype(int)
-    figure = _Picture(1.1 + 1.7 * len(shown))
+    figure = Picture(1.1 + 1.7 * len(shown))
     grid = figure.subplots(len(shown), frames, squeeze=False)
     rows: Rows = [["dimension", "latent frame", "row", "column", "mean |h|"]]
     for line, dim in enumerate(shown):
@@ -519,7 +506,7 @@ def _draw_models(views: Sequence[_View]) -> tuple[Figure, Rows]:
     panels = len(views) + bool(grouped)
     across = min(panels, 3)
     down = -(-panels // across)
-    figure = _Picture(0.3 + 3.2 * down)
+    figure = Picture(0.3 + 3.2 * down)
     rows: Rows = [["model", "dimension", "ratio", "class", *REGIONS]]
     for number, view in enumerate(views):
         try:

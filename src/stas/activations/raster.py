@@ -161,11 +161,11 @@ def draw_raster(evidence: RasterEvidence) -> Figure:
     """The rows' left and right halves, and the four numbers with their intervals.
 
     Returns:
-        The figure, 800 pixels wide.
+        The figure, 1600 pixels wide.
     """
-    from matplotlib.figure import Figure
+    from stas.media.figure import Picture
 
-    figure = Figure(figsize=(8.0, 3.6), dpi=100, layout="constrained")
+    figure = Picture(3.6)
     rows, numbers = figure.subplots(1, 2)
     for column, (label, colour) in enumerate((("left half", "#0072B2"), ("right half", "#D55E00"))):
         values = evidence.profile[:, column].tolist()

@@ -220,11 +220,17 @@ def _duration(seconds: float) -> str:
 
 
 def say_differences(result: Comparison) -> None:
-    """Say what differs, as a table."""
+    """Say what differs, as a table; in a sentence where none could tell."""
+    from stas.studies.page import verdict
+
+    rows = result.differences()
+    if said := verdict(rows):
+        console.print(said)
+        return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("measure", "run", "difference", "95 % interval", "n", "in words"):
         table.add_column(heading, justify="right" if heading in ("difference", "n") else "left")
-    for row in result.differences():
+    for row in rows:
         difference, pairs = (
             ("-", "0")
             if row.found is None

@@ -15,13 +15,31 @@ SHOWN_SIDE = 192  # pixels: smaller videos are enlarged in pictures that people 
 def labelled(frames: Frames, text: str) -> Frames:
     """Frames under a bar with a text that can be read when the whole is scaled to a page."""
     width = frames.shape[2]
-    size = max(14, width // 70)
-    bar = Image.new("RGB", (width, 2 * (size // 2 + 5)), "black")  # even, for yuv420p
+    bar = Image.new("RGB", (width, bar_height(width)), "black")
     draw = ImageDraw.Draw(bar)
-    font = ImageFont.load_default(size)
+    font = ImageFont.load_default(_text_size(width))
     draw.text((6, bar.height // 2), text, fill="white", font=font, anchor="lm")
     bars = np.broadcast_to(np.asarray(bar), (len(frames), *np.asarray(bar).shape))
     return np.concatenate([bars, frames], axis=1)
+
+
+def bar_height(width: int) -> int:
+    """How high the bar of `labelled` is, in pixels: even, for yuv420p."""
+    return 2 * (_text_size(width) // 2 + 5)
+
+
+def _text_size(width: int) -> int:
+    return max(14, width // 70)
+
+
+def pane(height: int, width: int) -> tuple[int, int]:
+    """How `side_by_side` shows a video of that size.
+
+    Returns:
+        By how much it is enlarged, and the height of the bar above it, in pixels.
+    """
+    factor = max(1, -(-SHOWN_SIDE // min(height, width)))
+    return factor, bar_height(width * factor)
 
 
 def side_by_side(videos: Mapping[str, Frames]) -> Frames:
@@ -35,7 +53,7 @@ def side_by_side(videos: Mapping[str, Frames]) -> Frames:
     """
     panes = []
     for name, frames in videos.items():
-        factor = max(1, -(-SHOWN_SIDE // min(frames.shape[1:3])))
+        factor, _ = pane(*frames.shape[1:3])
         panes.append(labelled(frames.repeat(factor, axis=1).repeat(factor, axis=2), name))
     return np.concatenate(panes, axis=2)
 

@@ -55,7 +55,7 @@ def read_prompts(prompt: str | None, path: Path | None) -> list[Prompt]:
         if not (prompt or "").strip():
             raise ValueError("The prompt is empty.")
         return [Prompt(str(prompt))]
-    if not path.is_file():
+    if path.is_dir() or not path.exists():  # it may be a pipe
         raise FileNotFoundError(f"There is no prompt file {str(path)!r}.")
     data = path.read_bytes()
     try:

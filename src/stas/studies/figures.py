@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from stas.media.figure import Picture
 from stas.media.pictures import labelled
 from stas.media.video import Frames, read_video
 from stas.pipelines.prompts import Sample
@@ -38,7 +41,7 @@ def draw_curves(run: Comparison) -> Figure:
         for name in first.curves
         if name in ("pixel difference", "ssim") or "similarity" in name
     ]
-    figure = Figure(figsize=(8.0, 0.8 + 2.6 * len(shown)), dpi=100, layout="constrained")
+    figure = Picture(0.8 + 2.6 * len(shown))
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(panels, shown, strict=True):
         _mark_cross(axes, first.cross)
@@ -65,7 +68,7 @@ def draw_first_frames(run: Run, sample: Sample, score: str) -> Figure:
             frame".
 
     Returns:
-        The figure, 800 pixels wide, three frames in a row.
+        The figure, 1600 pixels wide, three frames in a row.
 
     Raises:
         ValueError: The sample is not finished, or the score was not taken.
@@ -73,7 +76,7 @@ def draw_first_frames(run: Run, sample: Sample, score: str) -> Figure:
     videos, numbers = _videos(run, sample), run.numbers()
     across = min(3, len(videos))
     down = -(-len(videos) // across)
-    figure = Figure(figsize=(8.0, 0.4 + 3.0 * down), dpi=100, layout="constrained")
+    figure = Picture(0.4 + 3.0 * down)
     panels = figure.subplots(down, across, squeeze=False).ravel()
     for axes, (name, frames) in zip(panels, videos.items(), strict=False):
         found = numbers.get((sample.name, name), {})
@@ -99,7 +102,7 @@ def draw_transitions(run: Comparison, sample: Sample) -> Figure:
         sample: Which video.
 
     Returns:
-        The figure, 800 pixels wide.
+        The figure, 1600 pixels wide.
 
     Raises:
         ValueError: The sample is not finished.
@@ -111,8 +114,7 @@ def draw_transitions(run: Comparison, sample: Sample) -> Figure:
     marked = [int(place) for place in np.flatnonzero(first.cross)[1:4]] or [0]
     chosen = [frame for place in marked for frame in (place, place + 1)]
     rows = len(names) + len(videos)
-    figure = Figure(figsize=(8.0, 2.2 * len(names) + 1.6 * len(videos)), dpi=100)
-    figure.set_layout_engine("constrained")
+    figure = Picture(2.2 * len(names) + 1.6 * len(videos))
     ratios = [2.2] * len(names) + [1.6] * len(videos)
     grid = figure.add_gridspec(rows, len(chosen), height_ratios=ratios)
     for number, name in enumerate(names):
@@ -141,7 +143,7 @@ def draw_frames(run: Run, sample: Sample, *, count: int = 6) -> Figure:
         count: How many evenly spaced frames, first and last included; 2 or more.
 
     Returns:
-        The figure, 800 pixels wide.
+        The figure, 1600 pixels wide.
 
     Raises:
         ValueError: The sample is not finished.
@@ -150,7 +152,7 @@ def draw_frames(run: Run, sample: Sample, *, count: int = 6) -> Figure:
     last = len(next(iter(videos.values()))) - 1
     chosen = np.unique(np.linspace(0, last, count).round().astype(int))
     height = 0.5 + 8.0 / len(chosen) * len(videos)
-    figure = Figure(figsize=(8.0, height), dpi=100, layout="constrained")
+    figure = Picture(height)
     panels = figure.subplots(len(videos), len(chosen), squeeze=False)
     for row, (name, frames) in zip(panels, videos.items(), strict=True):
         for axes, frame in zip(row, chosen, strict=True):
@@ -181,7 +183,9 @@ def _show(axes: Any, frame: Any, title: str, label: str) -> None:
 def _mark_cross(axes: Any, cross: Any) -> None:
     for number, place in enumerate(np.flatnonzero(cross)):
         label = "cross-chunk transition" if number == 0 else None
-        axes.axvspan(place - 0.5, place + 0.5, color="0.88", label=label, zorder=0)
+        axes.axvspan(
+            place - 0.5, place + 0.5, color="0.5", alpha=0.25, linewidth=0, label=label, zorder=0
+        )
 
 
 def _plot_curve(axes: Any, values: Any, number: int, name: str) -> None:
@@ -208,7 +212,7 @@ def draw_axis(table: AxisTable) -> Figure:
         if ", within chunks" not in measure and any(each.found for each in row)
     ]
     lines = max(1, -(-len(shown) // PANELS))
-    figure = Figure(figsize=(8.0, 0.5 + 1.75 * lines), dpi=100, layout="constrained")
+    figure = Picture(0.5 + 1.75 * lines)
     panels = figure.subplots(lines, PANELS, squeeze=False).ravel()
     places = np.arange(len(table.values))
     for axes, (measure, row) in zip(panels, shown, strict=False):
@@ -245,20 +249,34 @@ def _short(value: str) -> str:
     return value if len(value) <= 14 else f"{value[:13]}…"
 
 
-def frames_over(run: StudyRun, axis: str) -> Image.Image | None:
-    """Frames of the first whole sample under every value of an axis, one below the other."""
+@dataclass(frozen=True)
+class Clip:
+    """A video of a study: what it stands for, and its file."""
+
+    name: str
+    sample: Sample
+    video: Path
+    strip: Path
+
+
+def clips_over(run: StudyRun, axis: str) -> list[Clip]:
+    """The videos of the first whole sample: off, and under every value of an axis."""
     names = [run.settings[0].name, *(found[0].name for _, found in run.study.settings_of(axis))]
-    numbers = [
-        next(i for i, setting in enumerate(run.settings) if setting.name == n) for n in names
-    ]
     sample = next(
         (s for s in run.samples if all((s.name, name) in run.finished for name in names)), None
     )
     if sample is None:
-        return None
+        return []
+    numbers = {setting.name: number for number, setting in enumerate(run.settings)}
+    files = {name: run.files(numbers[name], sample) for name in names}
+    return [Clip(name, sample, each.path(VIDEO), each.path(STRIP)) for name, each in files.items()]
+
+
+def frames_over(run: StudyRun, axis: str) -> Image.Image | None:
+    """Frames of the first whole sample under every value of an axis, one below the other."""
     rows = []
-    for number, name in zip(numbers, names, strict=True):
-        with Image.open(run.files(number, sample).path(STRIP)) as picture:
+    for clip in clips_over(run, axis):
+        with Image.open(clip.strip) as picture:
             frames = np.asarray(picture.convert("RGB"))[None]
-        rows.append(labelled(frames, f"{name}: {sample.prompt}")[0])
-    return Image.fromarray(np.concatenate(rows))
+        rows.append(labelled(frames, f"{clip.name}: {clip.sample.prompt}")[0])
+    return Image.fromarray(np.concatenate(rows)) if rows else None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
 
 from stas import __version__
 from stas.files import whole_file, write_table
 from stas.measures.measure import NAMES
+from stas.media.pictures import pane
+from stas.pipelines.prompts import Sample
 from stas.studies.differences import (
     DRAWS,
     FEWEST_PAIRS,
@@ -19,8 +22,8 @@ from stas.studies.differences import (
     Difference,
     unit_of_pairs,
 )
-from stas.studies.figures import draw_axis, draw_curves, frames_over
-from stas.studies.html import TEMPLATES, write_page
+from stas.studies.figures import clips_over, draw_axis, draw_curves, frames_over
+from stas.studies.html import TEMPLATES, drawn, write_page
 from stas.studies.plan import Setting, in_words
 from stas.studies.tables import (
     AxisTable,
@@ -72,10 +75,20 @@ def _write_report(run: Comparison) -> Path:
     write_table(run.folder / "differences.csv", comparison_differences(run, rows))
     base = run.settings[0].name
     made = run.finished[whole[0].name, base].manifest
+
+    def bar_of(sample: Sample) -> int:
+        frames = run.finished[sample.name, base].manifest.frames
+        return pane(frames["height"], frames["width"])[1]
+
     return write_page(
         run.folder / "report.html",
         TEMPLATES / "comparison.html",
-        title=" | ".join(setting.name for setting in run.settings),
+        title=_titles([sample.prompt for sample in run.samples]),
+        settings_text=" | ".join(setting.name for setting in run.settings),
+        steps=steps_text(made.arguments),
+        curves=drawn(draw_curves(run), "Curves over the transitions, for each run"),
+        verdict=verdict(rows),
+        bar_of=bar_of,
         run=run,
         whole=whole,
         base=base,
@@ -123,10 +136,40 @@ def _write_study_report(run: StudyRun) -> Path:
         TEMPLATES / "study.html",
         title=run.study.name,
         run=run,
+        page=run.folder / "report.html",
+        pictures={
+            each.axis: drawn(draw_axis(each), f"Differences over {each.axis}") for each in tables
+        },
+        clips={each.axis: clips_over(run, each.axis) for each in tables},
         tables=tables,
         lead=list(_lead(run, tables)),
         settings_text=lambda setting: _settings(run, setting),
     )
+
+
+def verdict(rows: Sequence[Difference]) -> str:
+    """One sentence in place of a table that can tell nothing; "" for one that can."""
+    pairs = max((row.found.pairs for row in rows if row.found), default=0)
+    if pairs >= FEWEST_PAIRS:
+        return ""
+    return (
+        f"{pairs} pair{'' if pairs == 1 else 's'} can't tell whether steering changes anything: "
+        f"that takes {FEWEST_PAIRS} prompts or more (--prompts), or as many seeds of one (--seed "
+        f"0-{FEWEST_PAIRS - 1}), and small effects take hundreds."
+    )
+
+
+def steps_text(arguments: Mapping[str, Any]) -> str:
+    """How many denoising steps, in words."""
+    steps = arguments.get("num_inference_steps")
+    return "the pipeline's own steps" if steps is None else f"{steps} step{'s' * (steps != 1)}"
+
+
+def _titles(prompts: Sequence[str]) -> str:
+    """The first of some prompts, and how many more there are."""
+    unlike = list(dict.fromkeys(prompts))
+    more = f" and {len(unlike) - 1} more" if len(unlike) > 1 else ""
+    return shorten(unlike[0], 100, placeholder="...") + more
 
 
 def how_to_read(unit: str, rows: Sequence[Difference]) -> str:
@@ -172,6 +215,7 @@ def _lead(run: StudyRun, tables: Sequence[AxisTable]) -> Iterator[str]:
     arguments = ", ".join(
         f"{key} {value}" for key, value in sorted(made.arguments.items()) if key != "prompt"
     )
+    yield f"{_titles(study.prompts)}."
     yield (
         f"{len(run.finished)} of {run.videos} videos: {len(run.settings)} settings x {prompts} "
         f"prompt{'s' * (prompts > 1)} x {per_prompt} seed{'s' * (per_prompt > 1)}, "

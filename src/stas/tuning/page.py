@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from stas import __version__
 from stas.files import whole_file
+from stas.media.figure import Picture
 from stas.studies.figures import COLOURS
 from stas.studies.html import write_page
 from stas.tuning.race import Interval, Race
@@ -45,7 +46,7 @@ def interval_text(found: Interval) -> str:
 def draw_intervals(race: Race) -> Figure:
     """The gain of each setting with its interval: of the race, and of the confirmation."""
     found = rows(race)
-    figure = Figure(figsize=(8.0, 1.1 + 0.32 * len(found)), dpi=100, layout="constrained")
+    figure = Picture(1.1 + 0.32 * len(found))
     axes = figure.subplots()
     axes.axvline(0, color="0.6", linewidth=0.8)
     for place, (_, stage, interval, _) in enumerate(found):
