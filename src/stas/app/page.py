@@ -62,7 +62,7 @@ def _form(model: str) -> list[Any]:
     with gr.Row():
         first += [gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90)]
         for label in ("Steps", "Guidance", "Width", "Height", "Frames", "Fps"):
-            first.append(gr.Number(None, label=label, min_width=90, placeholder="model's own"))
+            first.append(gr.Number(None, label=label, min_width=90, placeholder="auto"))
     first.append(gr.Textbox(model, label="Model: bundled, a folder, or a hub id"))
     with gr.Accordion("Steering", open=False):
         with gr.Row():
@@ -161,14 +161,14 @@ def build(studio: Studio, model: str) -> gr.Blocks:
             make = gr.Button("Make", variant="primary")
             stop = gr.Button("Cancel")
         status = gr.Textbox(label="Progress", interactive=False)
-        both = gr.Video(label="Off and on, in one video", interactive=False)
+        both = gr.Video(label="Off and on, in one video", show_label=False, interactive=False)
         manifest = gr.File(label="Manifest of the steered video", interactive=False)
         with gr.Accordion("These settings elsewhere", open=False):
             say = gr.Button("Link, Python, command")
             told = [gr.Textbox(label="Link"), gr.Code(language="python", label="Python")]
             told.append(gr.Code(language="shell", label="Command, of the steered video"))
             dropped = gr.File(label="Drop a manifest", file_types=[".json"], type="filepath")
-        gallery = gr.Gallery(shown, label="Made before", interactive=False)
+        gallery = gr.Gallery(shown, label="Made before", interactive=False, columns=3, height=320)
         make.click(
             run, form, [status, both, manifest, gallery], concurrency_limit=1, concurrency_id="one"
         )

@@ -42,7 +42,7 @@ def application(studio: Studio, model: str) -> FastAPI:
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     folder = str(studio.folder.resolve())
     return gr.mount_gradio_app(
-        app, page, path="/", allowed_paths=[folder], theme=theme, ssr_mode=False
+        app, page, path="/", allowed_paths=[folder], theme=theme, ssr_mode=False, footer_links=[]
     )
 
 
