@@ -16,9 +16,18 @@ from stas.method.config import BRANCHES, OPS, REFERENCES, REGIONS, STASConfig
 from stas.pipelines.manifest import Manifest
 from stas.pipelines.sample import MANIFEST
 
-FIELDS = ("prompt", "negative_prompt", "seed", "steps", "guidance", "width", "height", "frames")
+FIELDS: tuple[str, ...] = (
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "steps",
+    "guidance",
+    "width",
+    "height",
+    "frames",
+)
 FIELDS += ("fps", "model")
-STEERING = ("dims", "blocks", "op", "regions", "boundary", "scale", "reference")
+STEERING: tuple[str, ...] = ("dims", "blocks", "op", "regions", "boundary", "scale", "reference")
 STEERING += ("start", "stop", "branches")
 WHOLE = ("seed", "steps", "width", "height", "frames")
 POLL = 0.2  # seconds between looks at a run
@@ -55,7 +64,7 @@ def fill_form(settings: Settings) -> list[Any]:
 def _form(model: str) -> list[Any]:
     default = STASConfig()
     with gr.Row():
-        first = [
+        first: list[Any] = [
             gr.Textbox("a red circle moving right on a blue background", label="Prompt", scale=3),
             gr.Textbox(label="Negative prompt", scale=2),
         ]
@@ -154,6 +163,7 @@ def build(studio: Studio, model: str) -> gr.Blocks:
         except (TypeError, ValueError) as error:
             raise gr.Error(str(error), print_exception=False) from error
 
+    page: gr.Blocks
     with gr.Blocks(title="stas", analytics_enabled=False) as page:
         gr.Markdown("# stas\nOne seed, steering off and on, side by side.")
         form = _form(model)

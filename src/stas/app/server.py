@@ -41,9 +41,10 @@ def application(studio: Studio, model: str) -> FastAPI:
     # Fonts of the machine: the default theme asks the web for its own.
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     folder = str(studio.folder.resolve())
-    return gr.mount_gradio_app(
+    gr.mount_gradio_app(
         app, page, path="/", allowed_paths=[folder], theme=theme, ssr_mode=False, footer_links=[]
     )
+    return app
 
 
 def listen(port: int) -> socket.socket:
