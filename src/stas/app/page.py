@@ -29,6 +29,7 @@ FIELDS: tuple[str, ...] = (
 FIELDS += ("fps", "model")
 STEERING: tuple[str, ...] = ("dims", "blocks", "op", "regions", "boundary", "scale", "reference")
 STEERING += ("start", "stop", "branches")
+PROMPT = "a red circle moving right on a blue background"
 WHOLE = ("seed", "steps", "width", "height", "frames")
 POLL = 0.2  # seconds between looks at a run
 
@@ -65,7 +66,7 @@ def _form(model: str) -> list[Any]:
     default = STASConfig()
     with gr.Row():
         first: list[Any] = [
-            gr.Textbox("a red circle moving right on a blue background", label="Prompt", scale=3),
+            gr.Textbox(PROMPT, label="Prompt", scale=3),
             gr.Textbox(label="Negative prompt", scale=2),
         ]
     with gr.Row():
@@ -157,7 +158,8 @@ def build(studio: Studio, model: str) -> gr.Blocks:
     def from_link(request: gr.Request) -> list[Any]:
         query = {name: value for name, value in request.query_params.items() if name[:2] != "__"}
         if "prompt" not in query:
-            return [gr.skip()] * len(FIELDS + STEERING)
+            # Said outright, for gradio shows an empty number as 0.
+            return fill_form(Settings(prompt=PROMPT, model=model))
         try:
             return fill_form(Settings.from_query(query))
         except (TypeError, ValueError) as error:
