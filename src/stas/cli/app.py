@@ -18,6 +18,7 @@ from rich.markup import escape
 from stas import __version__
 from stas.checks import StasWarning
 from stas.cli.bench import bench
+from stas.cli.browser import app as browser
 from stas.cli.command import command
 from stas.cli.config import config
 from stas.cli.generate import generate
@@ -88,7 +89,7 @@ def _options(
     pass
 
 
-COMMANDS = (generate, record, plot, compare, study, tune, rate, reproduce, config, models)
+COMMANDS = (generate, record, plot, compare, study, tune, rate, browser, reproduce, config, models)
 for function in COMMANDS:
     app.command()(command(function))
 app.add_typer(profile, name="profile")

@@ -1,0 +1,146 @@
+"""Settings: what one video is made from, and its forms: link, Python, command."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from stas.assets import BUNDLED
+from stas.method.config import STASConfig
+from stas.pipelines.manifest import Manifest
+
+_CALL = {
+    "negative_prompt": "negative_prompt",
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "width": "width",
+    "height": "height",
+    "frames": "num_frames",
+}
+_READ: dict[str, Any] = {"steps": int, "width": int, "height": int, "frames": int, "seed": int}
+_READ |= {"guidance": float, "fps": float}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What one video is made from; None leaves a value to the model.
+
+    Args:
+        prompt: What it shows.
+        negative_prompt: What it is not to show.
+        seed: Of the noise, 0 or more.
+        steps: Denoising steps.
+        guidance: Scale of classifier-free guidance.
+        width, height: In pixels, both or neither.
+        frames: Pixel frames.
+        fps: Frames per second of the file.
+        model: "bundled", a folder in diffusers' format, or a hub id.
+        steering: How to steer.
+
+    Raises:
+        ValueError: No prompt, a negative seed, or half a size.
+
+    Example:
+        >>> settings = Settings(prompt="a red circle", steps=6)
+        >>> Settings.from_query(settings.to_query()) == settings
+        True
+    """
+
+    prompt: str
+    negative_prompt: str | None = None
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    fps: float | None = None
+    model: str = BUNDLED
+    steering: STASConfig = field(default_factory=STASConfig)
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise ValueError("The prompt is empty: say what the video is to show.")
+        if self.seed < 0:
+            raise ValueError(f"The seed must be 0 or more, but got {self.seed}.")
+        if (self.width is None) != (self.height is None):
+            raise ValueError("Give width and height both, or neither.")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the pipeline's call, by its own names, the prompt left out."""
+        return {name: getattr(self, own) for own, name in _CALL.items()}
+
+    def _given(self) -> dict[str, Any]:
+        found = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in found.items() if name != "steering"}
+
+    def _steering(self) -> dict[str, Any]:
+        default = STASConfig().to_dict()
+        now = self.steering.to_dict()
+        return {name: value for name, value in now.items() if value != default[name]}
+
+    def to_query(self) -> str:
+        """As the query of a link to the app."""
+        steering = self._steering()
+        return urlencode(self._given() | ({"steering": json.dumps(steering)} if steering else {}))
+
+    @classmethod
+    def from_query(cls, query: str | Mapping[str, str]) -> Settings:
+        """Read what `to_query` wrote.
+
+        Raises:
+            ValueError: A name that Settings does not have, or a value out of its range.
+        """
+        given = dict(parse_qsl(query)) if isinstance(query, str) else dict(query)
+        unknown = sorted(set(given) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise ValueError(f"The link has unknown settings: {', '.join(unknown)}.")
+        if "prompt" not in given:
+            raise ValueError("The link has no prompt.")
+        steering = STASConfig.from_dict(json.loads(given.pop("steering", "{}")))
+        read: dict[str, Any] = {name: _READ.get(name, str)(text) for name, text in given.items()}
+        return cls(**read, steering=steering)
+
+    @classmethod
+    def from_manifest(cls, manifest: Manifest) -> Settings:
+        """The settings that a video was made from."""
+        call = {own: manifest.arguments.get(name) for own, name in _CALL.items()}
+        return cls(
+            **call,
+            prompt=manifest.arguments["prompt"],
+            seed=manifest.seed,
+            fps=manifest.fps,
+            model=manifest.pipeline.get("model", BUNDLED),
+            steering=manifest.steering_config() or STASConfig(),
+        )
+
+    def to_command(self) -> str:
+        """The `stas generate` command that makes the steered video."""
+        given = self._given()
+        words = ["stas", "generate", given.pop("prompt")]
+        if self.width is not None:
+            given["size"] = f"{given.pop('width')}x{given.pop('height')}"
+        for name, value in (given | self._steering()).items():
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            words.append(f"--{name.replace('_', '-')}={text}")
+        return shlex.join(words)
+
+    def to_python(self) -> str:
+        """Python that makes the steered video."""
+        call = {"prompt": self.prompt} | self.arguments
+        call = {name: value for name, value in call.items() if value is not None}
+        fps = "loaded.fps" if self.fps is None else repr(self.fps)
+        return (
+            "import stas\n\n"
+            f"loaded = stas.load_pipeline({self.model!r})\n"
+            f"config = stas.STASConfig.from_dict({self._steering()!r})\n"
+            f"arguments = loaded.arguments({call!r})\n"
+            "with stas.steer(loaded.pipeline, config):\n"
+            f"    frames = loaded.generate(arguments, {self.seed})\n"
+            f'stas.write_mp4("video.mp4", frames, {fps})\n'
+        )
