@@ -11,7 +11,17 @@ import pytest
 import stas
 
 SOURCE = Path(__file__).parent.parent / "src/stas"
-HEAVY = ("torch", "diffusers", "transformers", "numpy", "matplotlib", "av", "scipy", "peft")
+HEAVY = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "numpy",
+    "matplotlib",
+    "av",
+    "scipy",
+    "peft",
+    "gradio",
+)
 WITHOUT_DIFFUSERS = ("diffusers", "transformers", "matplotlib", "scipy", "peft")
 
 

@@ -28,7 +28,7 @@ def page(tmp_path_factory):
 def test_only_the_page_itself_is_answered(page):
     client, _ = page
     assert client.get("/").status_code == 200
-    assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+    assert client.get("/", headers={"Host": "evil.example"}).status_code == 421
     assert client.get("/", headers={"Origin": "http://evil.example"}).status_code == 403
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
-from stas.app.jobs import CancelledError, Pair, Studio
+from stas.app.jobs import CancelledError, Report, Studio
 from stas.app.settings import Settings
 from stas.method.config import BRANCHES, OPS, REFERENCES, REGIONS, STASConfig
 from stas.pipelines.manifest import Manifest
-from stas.pipelines.sample import MANIFEST
+from stas.pipelines.sample import MANIFEST, STRIP, VideoFiles
+
+T = TypeVar("T")
 
 FIELDS: tuple[str, ...] = (
     "prompt",
@@ -95,57 +98,124 @@ def _form(model: str) -> list[Any]:
     return first + second
 
 
-def build(studio: Studio, model: str) -> gr.Blocks:
-    """The page over a studio; `model` is what its form begins with."""
-    running: dict[str | None, threading.Event] = {}
+class Runs:
+    """The run of each open page: it goes on when its page is reloaded, and can be cancelled."""
 
-    def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
-        try:
-            settings = read_form(values)
-        except (TypeError, ValueError) as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        cancelled = running[request.session_hash] = threading.Event()
-        now: list[str] = ["Loading the model, or waiting for the video before"]
-        ended: list[Pair | BaseException] = []
-        begun = time.monotonic()
+    def __init__(self) -> None:
+        self._running: dict[str | None, threading.Event] = {}
 
-        def report(step: int, steps: int, word: str) -> None:
-            done = step + (steps if word == "on" else 0)
-            left = (time.monotonic() - begun) / done * (2 * steps - done) if done else None
-            rest = "" if left is None else f", about {left:.0f} s left"
-            now[0] = f"Steering {word}: step {step} of {steps}{rest}"
+    def cancel(self, request: gr.Request) -> None:
+        """End the run of a page, at its next step."""
+        if request.session_hash in self._running:
+            self._running[request.session_hash].set()
 
-        def work() -> None:
+    def follow(
+        self, page: str | None, work: Callable[[Report, threading.Event], T]
+    ) -> Iterator[str | T]:
+        """Do work in a thread of its own, and say how far it is until it is done.
+
+        Args:
+            page: Whose run it is.
+            work: Called with what is told of each step, and what is set to end it.
+
+        Yields:
+            How far it is, in words; at last what it made.
+
+        Raises:
+            gr.Error: What went wrong, which the page shows.
+        """
+        cancelled = self._running[page] = threading.Event()
+        now = ["Loading the model, or waiting for the video before"]
+        ended: list[T | BaseException] = []
+        begun: list[float] = []
+
+        def report(step: int, steps: int, words: str) -> None:
+            begun[:] = begun or [time.monotonic()]  # loading and waiting say nothing of steps
+            left = (time.monotonic() - begun[0]) / step * (steps - step) if step else None
+            now[0] = words + ("" if left is None else f", about {left:.0f} s left")
+
+        def carry_out() -> None:
             try:
-                ended.append(studio.make(settings, report, cancelled))
+                ended.append(work(report, cancelled))
             except BaseException as error:  # told in the page, whatever it is
                 ended.append(error)
 
-        # A thread of its own: a page that is reloaded doesn't end it, and the gallery has it.
-        threading.Thread(target=work, daemon=True).start()
-        while not ended:
-            yield now[0], gr.skip(), gr.skip(), gr.skip()
-            time.sleep(POLL)
-        made = ended[0]
-        if isinstance(made, CancelledError):
-            yield str(made), gr.skip(), gr.skip(), gr.skip()
-        elif isinstance(made, BaseException):
-            raise gr.Error(str(made), print_exception=False)
+        threading.Thread(target=carry_out, daemon=True).start()
+        try:
+            while not ended:
+                yield now[0]
+                time.sleep(POLL)
+        finally:
+            if self._running.get(page) is cancelled and ended:
+                del self._running[page]
+        found = ended[0]
+        if isinstance(found, CancelledError):
+            yield str(found)
+        elif isinstance(found, BaseException):
+            raise gr.Error(str(found), print_exception=False)
         else:
-            yield "Finished.", str(made.both), str(made.on.path(MANIFEST)), shown()
+            yield found
 
-    def cancel(request: gr.Request) -> None:
-        if request.session_hash in running:
-            running[request.session_hash].set()
+
+def _settings(values: tuple[Any, ...]) -> Settings:
+    try:
+        return read_form(values)
+    except (TypeError, ValueError) as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+def read_scales(text: str) -> list[float]:
+    """Scales with commas between, in order.
+
+    Raises:
+        ValueError: They are no numbers from 0, or fewer than two.
+    """
+    try:
+        scales = sorted({float(word) for word in text.split(",")})
+    except ValueError:
+        scales = []
+    if len(scales) < 2 or not all(0 <= scale < 100 for scale in scales):
+        raise ValueError(f"Expected two scales or more, as in 0.5, 1, 1.5, but got {text!r}.")
+    return scales
+
+
+def build(studio: Studio, model: str) -> gr.Blocks:
+    """The page over a studio; `model` is what its form begins with."""
+    runs = Runs()
+
+    def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
+        settings = _settings(values)
+        work = partial(studio.make, settings)
+        for said in runs.follow(request.session_hash, work):
+            if isinstance(said, str):
+                yield said, gr.skip(), gr.skip(), gr.skip(), gr.skip()
+                continue
+            maps = [str(path) for path in said.maps]
+            yield "Finished.", str(said.both), str(said.on.path(MANIFEST)), maps, shown()
+
+    def run_scales(request: gr.Request, text: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        settings = _settings(values)
+        try:
+            scales = read_scales(text)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+        def work(report: Report, cancelled: threading.Event) -> dict[float, VideoFiles]:
+            return studio.make_scales(settings, scales, report, cancelled)
+
+        for said in runs.follow(request.session_hash, work):
+            if isinstance(said, str):
+                yield said, gr.skip(), gr.skip(), gr.skip()
+                continue
+            strips = {scale: str(files.path(STRIP)) for scale, files in said.items()}
+            slider = gr.Slider(0, len(scales) - 1, 0, step=1, interactive=True, visible=True)
+            yield "Finished.", list(strips.items()), slider, _frames(list(strips.items()), 0)
 
     def shown() -> list[str]:
         return [str(path) for path in studio.gallery()]
 
     def forms(request: gr.Request, *values: Any) -> tuple[str, str, str]:
-        try:
-            settings = read_form(values)
-        except (TypeError, ValueError) as error:
-            raise gr.Error(str(error), print_exception=False) from error
+        settings = _settings(values)
         link = f"http://{request.headers['host']}/?{settings.to_query()}"
         return link, settings.to_python(), settings.to_command()
 
@@ -175,17 +245,39 @@ def build(studio: Studio, model: str) -> gr.Blocks:
         status = gr.Textbox(label="Progress", interactive=False)
         both = gr.Video(label="Off and on, in one video", show_label=False, interactive=False)
         manifest = gr.File(label="Manifest of the steered video", interactive=False)
+        with gr.Accordion("Massive activations, without steering", open=False):
+            maps = gr.Gallery(label="Over blocks, steps and tokens", interactive=False, columns=2)
+        with gr.Accordion("Over the scale", open=False):
+            scales = gr.Textbox("0.5, 1, 1.5, 2", label="Scales: one video each")
+            try_scales = gr.Button("Make them")
+            strips = gr.State([])
+            which = gr.Slider(0, 3, 0, step=1, label="Which of them", visible=False)
+            frames = gr.Image(label="Frames", interactive=False)
         with gr.Accordion("These settings elsewhere", open=False):
             say = gr.Button("Link, Python, command")
             told = [gr.Textbox(label="Link"), gr.Code(language="python", label="Python")]
             told.append(gr.Code(language="shell", label="Command, of the steered video"))
             dropped = gr.File(label="Drop a manifest", file_types=[".json"], type="filepath")
         gallery = gr.Gallery(shown, label="Made before", interactive=False, columns=3, height=320)
-        make.click(
-            run, form, [status, both, manifest, gallery], concurrency_limit=1, concurrency_id="one"
+        gr.Markdown(
+            "Which is better? `stas compare` makes the same for many prompts, and `stas rate` "
+            "shows them blind."
         )
-        stop.click(cancel, queue=False)
+        one: dict[str, Any] = {
+            "concurrency_limit": 1,
+            "concurrency_id": "one",
+        }  # for both buttons together
+        make.click(run, form, [status, both, manifest, maps, gallery], **one)
+        try_scales.click(run_scales, [scales, *form], [status, strips, which, frames], **one)
+        which.change(_frames, [strips, which], frames)
+        stop.click(runs.cancel, queue=False)
         say.click(forms, form, told)
         dropped.upload(from_manifest, dropped, form)
         page.load(from_link, None, form)
     return page
+
+
+def _frames(strips: list[tuple[float, str]], which: int) -> Any:
+    """The strip of one of the scales, under its name."""
+    scale, path = strips[int(which)]
+    return gr.Image(path, label=f"Frames at scale {scale:g}")

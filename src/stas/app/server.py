@@ -8,35 +8,37 @@ from typing import Any
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 
 from stas.app.jobs import Studio
 from stas.app.page import build
-from stas.preference.server import ADDRESS, HOSTS
+from stas.loopback import ADDRESS, is_own_host, is_own_origin
 
 
-class SameOrigin:
-    """Refuses requests that another page's script sends, as browsers say in Origin."""
+class OwnRequests:
+    """Answers what this machine's browsers ask for, and what the page itself sends."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        headers = dict(scope.get("headers", ()))
-        origin = headers.get(b"origin")
-        if origin is None or origin == b"http://" + headers.get(b"host", b""):
-            await self._app(scope, receive, send)
-        else:
+        headers = {
+            name.decode(): value.decode("latin-1") for name, value in scope.get("headers", ())
+        }
+        host, origin = headers.get("host", ""), headers.get("origin")
+        sends = scope["type"] == "websocket" or scope.get("method") not in ("GET", "HEAD", None)
+        refused = None
+        if scope["type"] != "lifespan" and not is_own_host(host):
+            refused = PlainTextResponse("Another name than this machine's was asked for.", 421)
+        elif (origin is not None or sends) and not is_own_origin(origin, host):
             refused = PlainTextResponse("Requests come from the page itself alone.", 403)
-            await refused(scope, receive, send)
+        await (self._app if refused is None else refused)(scope, receive, send)
 
 
 def application(studio: Studio, model: str) -> FastAPI:
     """The page and what guards it; only files of the studio's folder are served."""
     app = FastAPI(openapi_url=None)
-    app.add_middleware(SameOrigin)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS))
+    app.add_middleware(OwnRequests)
     page = build(studio, model).queue()
     # Fonts of the machine: the default theme asks the web for its own.
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])

@@ -108,7 +108,19 @@ class Settings:
 
     @classmethod
     def from_manifest(cls, manifest: Manifest) -> Settings:
-        """The settings that a video was made from."""
+        """The settings that a video was made from.
+
+        Raises:
+            ValueError: It says something that Settings does not have, which would be lost.
+        """
+        given = {name for name, value in manifest.arguments.items() if value is not None}
+        lost = sorted(given - {*_CALL.values(), "prompt"})
+        lost += [name for name in ("loras", "revision") if manifest.pipeline.get(name)]
+        if lost or manifest.steering is None:
+            what = f"{', '.join(lost)}, of which there is no field here" if lost else "no steering"
+            raise ValueError(
+                f"This manifest has {what}. `stas generate --manifest` makes its video again."
+            )
         call = {own: manifest.arguments.get(name) for own, name in _CALL.items()}
         return cls(
             **call,

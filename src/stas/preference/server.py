@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from stas.loopback import ADDRESS, is_own_host, is_own_origin
 from stas.preference.items import Showing, token
 from stas.preference.votes import CHOICES, LONGEST_RATER, QUESTIONS, Votes, check_rater
 from stas.studies.html import render
 
 TEMPLATE = Path(__file__).parent / "templates" / "rate.html"
-ADDRESS = "127.0.0.1"
-HOSTS = (ADDRESS, "localhost")
 LONGEST_BODY = 4096  # bytes of a vote
 SILENCE = 60  # seconds after which a connection that says nothing is closed
 
@@ -188,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _check_host(self) -> None:
         """A page from elsewhere whose name was made to lead here has that name as Host."""
         host = self.headers.get("Host", "")
-        if host.rpartition(":")[0] not in HOSTS and host not in HOSTS:
+        if not is_own_host(host):
             raise RequestError(
                 HTTPStatus.FORBIDDEN, f"This page is at {self.server.url}, not at {host!r}."
             )
@@ -213,7 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _post(self, nonce: str) -> Answer:
         # Browsers say where a request comes from, and pages of others can't change that.
-        if self.headers.get("Origin") != f"http://{self.headers.get('Host')}":
+        if not is_own_origin(self.headers.get("Origin"), self.headers.get("Host", "")):
             raise RequestError(HTTPStatus.FORBIDDEN, "Votes come from the page itself alone.")
         if self.headers.get("Content-Type") != "application/json" or self.path != "/vote":
             raise RequestError(HTTPStatus.BAD_REQUEST, "A vote is JSON, sent to /vote.")
