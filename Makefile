@@ -54,6 +54,7 @@ pictures: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python -m docs.make_models
+	$(BIN)/python -m docs.make_recipes
 	$(BIN)/python -m docs.make_comfyui
 	$(BIN)/python -m docs.make_tuning
 	$(BIN)/python -m docs.make_workflows
