@@ -51,6 +51,7 @@ bench: $(INSTALLED)
 pictures: $(INSTALLED)
 	$(BIN)/python -m docs.make_strip
 	$(BIN)/python -m docs.make_figures
+	$(BIN)/python -m docs.make_notebooks
 
 docs: $(INSTALLED)
 	$(BIN)/python -m docs.make_models
