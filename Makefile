@@ -8,7 +8,7 @@ JOBS ?= auto
 # hypothesis and playwright in it.
 COMFYUI_PYTHON ?= $(COMFYUI_DIR)/.venv/bin/python
 
-.PHONY: comfyui demo test quick campaign lint format bench pictures docs
+.PHONY: comfyui demo test quick campaign lint format bench pictures docs site
 
 demo: $(INSTALLED)
 	$(BIN)/stas generate "a red circle moving right on a blue background" -o outputs/demo.mp4 --force
@@ -51,15 +51,21 @@ bench: $(INSTALLED)
 pictures: $(INSTALLED)
 	$(BIN)/python -m docs.make_strip
 	$(BIN)/python -m docs.make_figures
+	$(BIN)/python -m docs.make_notebooks
 
 docs: $(INSTALLED)
 	$(BIN)/python -m docs.make_models
+	$(BIN)/python -m docs.make_recipes
 	$(BIN)/python -m docs.make_comfyui
 	$(BIN)/python -m docs.make_tuning
 	$(BIN)/python -m docs.make_workflows
 	$(BIN)/python -m docs.make_peers
 	$(BIN)/python -m docs.make_defaults
 	$(BIN)/python -m docs.make_bundled
+
+# Warnings are errors: a link that leads nowhere, a name without a docstring's types.
+site: $(INSTALLED)
+	$(BIN)/python -m mkdocs build --strict
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Setting up .venv: a minute or more, most of it for torch."

@@ -22,10 +22,13 @@ DOCUMENTS = sorted(
     path for pattern in ("*.md", "docs/*.md", "training/*.md") for path in ROOT.glob(pattern)
 )
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Pages whose blocks another test runs in another way: real checkpoints are replaced by tiny ones.
+ELSEWHERE = {"docs/recipes.md": "tests/docs/test_recipes.py"}
 BLOCKS = [
     pytest.param(language, text, id=f"{path.relative_to(ROOT)}:{number}")
     for path in DOCUMENTS
     for number, (language, text) in enumerate(BLOCK.findall(path.read_text()), 1)
+    if str(path.relative_to(ROOT)) not in ELSEWHERE
 ]
 
 

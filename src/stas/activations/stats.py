@@ -226,7 +226,10 @@ class ActivationStats:
         """Take in one sample at one block of which several processes hold a part each.
 
         Args:
-            step, num_steps, branch, block: As of `add`.
+            step: Number of the denoising step, as of `add`.
+            num_steps: Number of denoising steps.
+            branch: Branch of guidance.
+            block: Number of the block.
             partials: (parts, 3, 5, D), what `partial_sums` gives of each part, on the CPU.
             sizes: For each part, how many tokens of each region it has.
 

@@ -7,7 +7,8 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 
 BUNDLED = "bundled"  # what the bundled model is called where a model is named
-BUNDLED_MODEL = _HERE / "bundled_model"  # its folder, in diffusers' format
+BUNDLED_MODEL = _HERE / "bundled_model"
+"""The folder of the bundled model, in diffusers' format, for `WanPipeline.from_pretrained`."""
 
 
 def prompt_list(model: str) -> Path:
