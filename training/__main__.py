@@ -127,13 +127,7 @@ def run(recipe: Recipe, output: Path, device: torch.device, *, only: str | None 
     started = time.monotonic()
     results, stats = evaluate(model, judge, device, videos=recipe.videos, pictures=output)
     seconds["evaluation"] = round(time.monotonic() - started, 1)
-    write_profile(
-        model,
-        stats,
-        dict(pipeline.transformer.config),
-        f"median over blocks and steps of mean |h| over its mean over dimensions; {recipe.videos} "
-        "videos of held-out captions",
-    )
+    write_profile(model, stats, dict(pipeline.transformer.config), recipe.videos)
     results["vae"] = {
         "psnr": round(psnr, 2),
         "psnr per pixel frame": [round(value, 2) for value in per_frame],

@@ -81,7 +81,9 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def write_profile(folder: Path, stats: ActivationStats, config: dict[str, Any], note: str) -> None:
+def write_profile(
+    folder: Path, stats: ActivationStats, config: dict[str, Any], videos: int
+) -> None:
     """Name the model's strongest dimensions, massive or only weak, with their measured ratios.
 
     Kept are those whose ratio, the median over blocks and steps, is at least half of the strongest
@@ -99,6 +101,7 @@ def write_profile(folder: Path, stats: ActivationStats, config: dict[str, Any], 
         dims=tuple(found.strongest[i] for i in kept),
         ratios=tuple(round(found.ratios[i], 2) for i in kept),
         source="measured",
-        note=note,
-        videos=int(stats.metadata.get("finished", 0)) or None,
+        note="median over blocks and steps of mean |h| over its mean over dimensions; "
+        f"{videos} videos of held-out captions",
+        videos=videos,
     ).save(folder / FOLDER_PROFILE)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -21,7 +22,7 @@ pytestmark = [
 ]
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 QUICK = Settings(prompt="a red circle", steps=2, frames=5, width=64, height=64)
-SLOW = Settings(prompt="a blue square", steps=300, frames=5, width=64, height=64)
+SLOW = Settings(prompt="a blue square", steps=900, frames=5, width=64, height=64)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_a_cancel_leaves_nothing_and_two_tabs_take_turns(app, browser):
 
 def test_a_reload_loses_nothing(app, browser):
     _, url, folder = app
-    page, *_ = opened(browser, url, QUICK)
+    page, *_ = opened(browser, url, replace(QUICK, steps=100))
     before = len(list(folder.glob("*-both.mp4")))
     press(page, "Make")
     says(page, "step")
@@ -155,7 +156,12 @@ def test_scales_beneath_a_slider(app, browser):
     _, url, _ = app
     page, *_ = opened(browser, url, QUICK)
     page.get_by_role("button", name=re.compile("^Over the scale")).click()
-    page.get_by_label(re.compile("Scales: one")).fill("1, 3")
+    scales = page.get_by_label(re.compile("Scales: one"))
+    for _ in range(20):  # what was folded is drawn anew when it opens, and forgets
+        scales.fill("1, 3")
+        page.wait_for_timeout(1000)
+        if scales.input_value() == "1, 3":
+            break
     press(page, "Make them")
     says(page, "^Finished")
     told(page, "Frames at scale 1")

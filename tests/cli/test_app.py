@@ -87,7 +87,10 @@ def test_a_shell_completes_commands(tmp_path):
     [
         (("--guidance", "-1"), "'--guidance'"),
         (("--guidance", "500"), "'--guidance'"),
+        (("--guidance", "inf"), "'--guidance'"),
         (("--fps", "100000"), "'--fps'"),
+        (("--fps", "0"), "'--fps'"),
+        (("--fps", "nan"), "'--fps'"),
         (("--dtype", "int8"), "dtype must be one of auto, float32"),
     ],
 )

@@ -126,7 +126,8 @@ def test_the_numbers_are_those_of_the_videos(finished):
     text = (folder / "tables.md").read_text()
     assert "### scale" in text and "| brightness |" in text and "6 of 6 videos" in text
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/png;base64") == 2 and "scale=2" in page
+    assert page.count("data:image/png;base64") == 1 and page.count("<svg") == 1
+    assert page.count("data:video/mp4;base64") == 3 and "scale=2" in page
     assert np.asarray(Image.open(folder / "scale.png")).std() > 0
     assert Image.open(folder / "scale-frames.png").height > 3 * 64
 
@@ -201,17 +202,17 @@ def test_what_the_model_refuses_is_found_before_any_video(pipeline, tmp_path):
 
 def test_a_full_disk_loses_nothing(pipeline, tmp_path, monkeypatch):
     study = make(arguments=FEW, measures=("pixel difference",))
-    real, count = sample_files.write_mp4, 0
+    real, count = sample_files.write_by_suffix, 0
 
-    def full(path, frames, fps):
+    def full(path, *what):
         nonlocal count
         count += 1
         if count == 3:
             path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        real(path, frames, fps)
+        real(path, *what)
 
-    monkeypatch.setattr(sample_files, "write_mp4", full)
+    monkeypatch.setattr(sample_files, "write_by_suffix", full)
     run = open_study(study, tmp_path / "run")
     with pytest.raises(OSError, match="No space left"):
         carry_out(run, pipeline, PIXELS)

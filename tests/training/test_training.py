@@ -223,7 +223,7 @@ def test_the_profile_that_ships_is_what_is_exported(tmp_path):
     profile = Profile.load(shipped)
     stats = stats_of(dict(zip(profile.dims, profile.ratios, strict=True)))
     config = dict(profile.config) | {"attention_head_dim": 32}
-    write_profile(tmp_path, stats, config, profile.note)
+    write_profile(tmp_path, stats, config, profile.videos)
     assert (tmp_path / FOLDER_PROFILE).read_bytes() == shipped.read_bytes()
 
 
@@ -237,7 +237,7 @@ def test_the_profile_that_ships_is_what_is_exported(tmp_path):
     ],
 )
 def test_an_exported_profile_keeps_strong_dimensions_that_are_only_weak(tmp_path, ratios, kept):
-    write_profile(tmp_path, stats_of(ratios), {"num_layers": 8, "num_attention_heads": 8}, "n")
+    write_profile(tmp_path, stats_of(ratios), {"num_layers": 8, "num_attention_heads": 8}, 8)
     if kept is None:
         assert list(tmp_path.iterdir()) == []
         return

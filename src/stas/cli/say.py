@@ -224,7 +224,7 @@ def say_differences(result: Comparison) -> None:
     from stas.studies.page import verdict
 
     rows = result.differences()
-    if said := verdict(rows):
+    if (said := verdict(rows)) and all(row.steered for row in rows):
         console.print(said)
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)

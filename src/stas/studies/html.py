@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from stas.files import whole_file
@@ -82,7 +83,8 @@ def drawn(figure: Figure, text: str) -> Markup:
     for axes in figure.axes:
         axes.patch.set_alpha(0)
     buffer = StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "stas"}):  # the same figure makes the same page
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
     svg = svg[svg.index("<svg") :].replace("#000000", "currentColor").replace("#ffffff", "none")
     head = Markup('<svg class="curves" role="img" fill="currentColor" aria-label="{}"').format(text)
