@@ -158,20 +158,20 @@ def what_differs(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         >>> what_differs({"seed": 0, "call": {"size": 32, "n": 1}}, {"seed": 0, "call": {"n": 2}})
         'call n 1 -> 2; call size 32 -> nothing'
     """
+    return "; ".join(_differences(old, new))
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     found = []
     for name in sorted(set(old) | set(new)):
         before, after = old.get(name), new.get(name)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            inner = what_differs(before, after)
-            found += [f"{name} {each}" for each in inner.split("; ")] if inner else []
-            continue
-        # The order of lists counts, for folders follow it.
-        texts = [
-            "nothing" if each is None else _short(json.dumps(each)) for each in (before, after)
-        ]
-        if before != after:
+            found += [f"{name} {each}" for each in _differences(before, after)]
+        elif before != after:
+            # The order of lists counts, for folders follow it.
+            texts = ["nothing" if v is None else _short(json.dumps(v)) for v in (before, after)]
             found.append(f"{name} {texts[0]} -> {texts[1]}")
-    return "; ".join(found)
+    return found
 
 
 def _short(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,13 +13,8 @@ import pytest
 
 from stas.app.settings import Settings
 
-CHROMIUM = shutil.which("chromium")
 sync_api = pytest.importorskip("playwright.sync_api")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
-]
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+pytestmark = pytest.mark.slow
 QUICK = Settings(prompt="a red circle", steps=2, frames=5, width=64, height=64)
 SLOW = Settings(prompt="a blue square", steps=900, frames=5, width=64, height=64)
 
@@ -43,14 +37,6 @@ def app(tmp_path_factory):
         process.kill()
         process.wait()
         process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 def opened(browser, url, settings, **options):
@@ -106,6 +92,8 @@ def test_a_pair_its_maps_and_its_forms(app, browser):
     assert errors == []
     # Nothing of the page and nothing of the process goes anywhere but here.
     assert all(each.startswith((url, "data:", "blob:")) for each in asked), asked
+    served = [each for each in asked if "/file=" in each]
+    assert served and all("/stas-app-" in each for each in served), served
     connected = psutil.Process(process.pid).net_connections()
     assert connected and all(each.laddr.ip == "127.0.0.1" for each in connected)
 

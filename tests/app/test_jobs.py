@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
+from dataclasses import replace
 
 import pytest
 
 from stas.app.jobs import CancelledError, Studio
 from stas.app.settings import Settings
 from stas.hooks.steer import find_handle
-from stas.pipelines.manifest import Manifest
+from stas.media.video import read_video
+from stas.method.config import STASConfig
+from stas.pipelines.manifest import Manifest, frames_record
 
+CHANGED = STASConfig(scale=3, blocks=(0, -1), regions=("first_frame",), branches=("cond",), stop=1)
 QUICK = Settings(prompt="a red circle moving right on a blue background", steps=2, frames=5)
 
 
@@ -23,6 +28,8 @@ def test_a_pair_a_cancel_and_a_bad_model(tmp_path):
     off, on = pair.off.read(), pair.on.read()
     assert off.manifest.steering is None and on.manifest.steered
     assert studio.gallery() == [pair.both]
+    scale = studio.make_scales(QUICK, [1.0, 3.0], lambda *said: None, threading.Event())[3.0]
+    assert studio.gallery()[0] == scale.paths[0] and len(studio.gallery()) == 3
     again = Settings.from_manifest(Manifest.load(pair.on.path(".json")))
     assert (again.prompt, again.steps) == (QUICK.prompt, 2)
     assert again.steering == on.manifest.steering_config()
@@ -43,6 +50,21 @@ def test_a_pair_a_cancel_and_a_bad_model(tmp_path):
         bad = Settings(prompt="x", model=str(tmp_path / "none"))
         studio.make(bad, cancel, threading.Event())
     assert studio._loaded[0] == "bundled"
+
+
+def test_the_command_and_the_python_make_the_same_video(run, tmp_path):
+    settings = replace(QUICK, seed=3, fps=4.0, negative_prompt="blur", steering=CHANGED)
+    pair = Studio(tmp_path / "app", "cpu").make(settings, lambda *said: None, threading.Event())
+    made = pair.on.read().manifest.frames["sha256"]
+    program, *words = shlex.split(settings.to_command())
+    assert program == "stas"
+    code, _, err = run(*words, "--device", "cpu", "-o", "command.mp4")
+    assert code == 0, err
+    assert Manifest.load("command.json").frames["sha256"] == made
+    names = {}
+    exec(settings.to_python(), names)
+    assert frames_record(names["frames"])["sha256"] == made
+    assert read_video("video.mp4").shape == names["frames"].shape
 
 
 def test_scales_are_made_all_or_none(tmp_path):

@@ -50,7 +50,7 @@ def test_profile_is_found_by_generate(run, tmp_path):
     code, _, err = run("generate", "a red circle", *model, *small, "-o", "v.mp4")
     assert code == 0 and "copy (measured)" in err
     code, _, err = run("profile", *model, *FEW)
-    assert code == 1 and "(measured, 1 videos). Use --force to measure anew" in err
+    assert code == 1 and "(measured, 1 video). Use --force to measure anew" in err
 
 
 def test_profiles_are_listed_shown_and_deleted(run, tmp_path, monkeypatch):
@@ -59,8 +59,14 @@ def test_profiles_are_listed_shown_and_deleted(run, tmp_path, monkeypatch):
     # A quick look does not displace what was measured on 256 videos.
     assert "It is not used: profile stas bundled model" in err and "256 videos) says more" in err
     code, out, _ = run("profile", "list")
-    assert code == 0 and out.count("measured, 256 videos") == 1 and out.count("1 videos") == 1
+    assert (
+        code == 0
+        and out.count("measured, 256 videos") == 1
+        and out.count("measured, 1 video ") == 1
+    )
     assert "Wan-AI/Wan2.1-T2V-1.3B-Diffusers" in out and "1188" in out
+    code, _, err = run("profile", "--model", "x", "list")
+    assert code == 2 and "model belongs behind list" in err
     code, out, _ = run("profile", "show", "bundled")
     assert code == 0 and json.loads(out)["videos"] == 256
     code, _, err = run("profile", "delete", "bundled")

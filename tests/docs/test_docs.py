@@ -24,11 +24,12 @@ DOCUMENTS = sorted(
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Pages whose blocks another test runs in another way: real checkpoints are replaced by tiny ones.
 ELSEWHERE = {"docs/recipes.md": "tests/docs/test_recipes.py"}
+SCRIPTS = {text for _, text in BLOCK.findall((ROOT / "docs/recipes.md").read_text())}
 BLOCKS = [
     pytest.param(language, text, id=f"{path.relative_to(ROOT)}:{number}")
     for path in DOCUMENTS
     for number, (language, text) in enumerate(BLOCK.findall(path.read_text()), 1)
-    if str(path.relative_to(ROOT)) not in ELSEWHERE
+    if str(path.relative_to(ROOT)) not in ELSEWHERE and text not in SCRIPTS
 ]
 
 

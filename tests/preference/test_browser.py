@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,20 +19,7 @@ from stas.preference.report import PreferenceReport
 from stas.preference.votes import Votes, kept_rating
 from tests.preference.made import make
 
-CHROMIUM = shutil.which("chromium")
-sync_api = pytest.importorskip("playwright.sync_api")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
-]
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-sync",
-    "--host-resolver-rules=MAP evil.example 127.0.0.1",
-]
+pytestmark = pytest.mark.slow
 # What of a frame that is shown can be told: how bright each side is. While a video seeks, as it
 # does when it begins again, it has no picture.
 BRIGHT = """async () => {
@@ -75,14 +61,6 @@ LEVELLED = """async () => {
 STATE = """() => [document.getElementById("question").textContent,
   document.getElementById("left").dataset.key, document.getElementById("progress").value,
   document.getElementById("end").hidden]"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @contextmanager

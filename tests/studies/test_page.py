@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,10 +17,6 @@ from stas.pipelines.sample import Finished
 from stas.studies.compare import Comparison, read_setting
 from stas.studies.page import MOST_SHOWN, write_report
 from tests.measures.test_measure import shifted
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic"]
-ARGUMENTS += ["--disable-background-networking", "--disable-sync"]
 
 
 def written(folder, count):
@@ -63,29 +58,22 @@ def test_many_samples_are_not_all_put_into_the_file(tmp_path):
     assert "The pairs, n, are prompts" in page and f"<td>{MOST_SHOWN + 2}</td>" in page
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 @pytest.mark.parametrize("width", [1200, 390])
-def test_the_videos_play_in_a_browser_without_a_network(tmp_path, width):
-    playwright = pytest.importorskip("playwright.sync_api")
+def test_the_videos_play_in_a_browser_without_a_network(browser, tmp_path, width):
     written(tmp_path, 2)
     (tmp_path / "alone").mkdir()
     report = (tmp_path / "report.html").rename(tmp_path / "alone/report.html")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        heard = []
-        page.on("console", lambda message: heard.append(message.text))
-        page.on("pageerror", lambda error: heard.append(str(error)))
-        asked = []
-        page.on("request", lambda request: asked.append(request.url.partition(":")[0]))
-        page.goto(report.as_uri())
-        page.click("#play")
-        page.wait_for_function(
-            "[...document.querySelectorAll('video')].every(v => v.currentTime > 0)"
-        )
-        assert page.evaluate("[...document.images].every(i => i.naturalWidth > 0)")
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.click("#play")
-        assert page.evaluate("[...document.querySelectorAll('video')].every(v => v.paused)")
-        browser.close()
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    heard = []
+    page.on("console", lambda message: heard.append(message.text))
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    asked = []
+    page.on("request", lambda request: asked.append(request.url.partition(":")[0]))
+    page.goto(report.as_uri())
+    page.click("#play")
+    page.wait_for_function("[...document.querySelectorAll('video')].every(v => v.currentTime > 0)")
+    assert page.evaluate("[...document.images].every(i => i.naturalWidth > 0)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.click("#play")
+    assert page.evaluate("[...document.querySelectorAll('video')].every(v => v.paused)")
     assert heard == [] and set(asked) <= {"file", "data"}

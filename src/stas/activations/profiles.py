@@ -79,7 +79,8 @@ class Profile:
     @property
     def origin(self) -> str:
         """Where the figures come from, in words."""
-        return self.source if self.videos is None else f"{self.source}, {self.videos} videos"
+        count = "" if self.videos is None else f", {self.videos} video{'s' * (self.videos != 1)}"
+        return f"{self.source}{count}"
 
     @property
     def described(self) -> str:

@@ -110,8 +110,10 @@ class Studio:
         return dict(zip(scales, files.values(), strict=True))
 
     def gallery(self) -> list[Path]:
-        """The videos of finished pairs, newest first."""
-        return sorted(self.folder.glob(f"*-{BOTH}.mp4"), reverse=True)
+        """What was made, newest first: of a pair the video of both."""
+        halves = tuple(f"-{name}.mp4" for name in (OFF, ON))
+        made = self.folder.glob("*.mp4")
+        return sorted((path for path in made if not path.name.endswith(halves)), reverse=True)
 
     def _make(
         self,

@@ -27,7 +27,7 @@ from stas.cli.profile import profile
 from stas.cli.rate import rate
 from stas.cli.record import plot, record
 from stas.cli.reproduce import reproduce
-from stas.cli.say import RepeatError, console, errors, said_all, sentence
+from stas.cli.say import RepeatError, console, errors, is_verbose, sentence
 from stas.cli.studies import compare, study
 from stas.cli.tune import tune
 
@@ -54,7 +54,7 @@ def main() -> None:
             errors.print(f"[bold red]Error:[/] {escape(message)}")
         sys.exit(2)
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
-        if said_all():
+        if is_verbose():
             traceback.print_exc()
         errors.print(f"[bold red]Error:[/] {escape(sentence(error))}")
         cause = error.__cause__ if isinstance(error, RepeatError) else error
@@ -67,7 +67,7 @@ def main() -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Say what stas warns of; what the libraries beneath warn of is not for users of a command."""
-    if issubclass(category, StasWarning) or said_all():
+    if issubclass(category, StasWarning) or is_verbose():
         errors.print(f"[yellow]Warning:[/] {escape(str(message))}")
 
 

@@ -6,6 +6,7 @@ import os
 import webbrowser
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -37,7 +38,9 @@ def app(
     with notes.status(LOADING):
         from stas.app.jobs import Studio
         from stas.app.server import application, listen, serve
-    with listen(port) as at:
+    # gradio serves all of the folder of its copies, which by default other programs share.
+    with listen(port) as at, TemporaryDirectory(prefix="stas-app-") as copies:
+        os.environ["GRADIO_TEMP_DIR"] = copies
         url = f"http://127.0.0.1:{at.getsockname()[1]}"
         console.print(f"Open {url} in a browser; Ctrl-C ends it.")
         made = application(Studio(output.resolve(), device), model)

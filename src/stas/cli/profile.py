@@ -39,6 +39,7 @@ from stas.cli.options import (
     WorkerCount,
     call_arguments,
     input_arguments,
+    is_given,
     read_workers,
 )
 from stas.cli.record import check_stats_place, prompt_texts, record_with_bar
@@ -89,7 +90,9 @@ def measure(
     From then on `steer` and `stas generate` use that profile for the model. The statistics lie
     beside it.
     """
-    if context.invoked_subcommand is not None:
+    if (other := context.invoked_subcommand) is not None:
+        if lost := [name for name in context.params if is_given(context, name)]:
+            raise UsageError(f"{', '.join(lost)} belongs behind {other}, or to measuring alone.")
         return
     shared = read_workers(workers, ray)
     arguments = call_arguments(frames, size, steps, guidance)

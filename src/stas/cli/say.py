@@ -59,7 +59,7 @@ def speak(*, quiet: bool, verbose: bool) -> None:
         logging.basicConfig(level=logging.INFO)
 
 
-def said_all() -> bool:
+def is_verbose() -> bool:
     """Whether --verbose was given, or STAS_TRACEBACK is set."""
     told = logging.getLogger("stas").level == logging.INFO
     return told or bool(os.environ.get("STAS_TRACEBACK"))
@@ -158,7 +158,7 @@ def loading(options: PipelineOptions, *, threads: int | None = None) -> LoadedPi
         for library in (diffusers_logging, transformers_logging):
             library.disable_progress_bar()
             # What they call an error is told by the exception that follows.
-            library.set_verbosity(logging.INFO if said_all() else logging.CRITICAL)
+            library.set_verbosity(logging.INFO if is_verbose() else logging.CRITICAL)
         resolved = options.resolved()
     if threads and resolved.device == "cpu":
         torch.set_num_threads(threads)

@@ -67,8 +67,9 @@ def write_report(run: Comparison) -> Path:
 
 
 def _write_report(run: Comparison) -> Path:
+    curves = draw_curves(run)
     with whole_file(run.folder / "curves.png", alone=True) as temporary:
-        draw_curves(run).savefig(temporary)
+        curves.savefig(temporary)
     write_table(run.folder / "curves.csv", curve_rows(run))
     write_table(run.folder / "values.csv", comparison_values(run))
     rows, whole = run.differences(), run.whole_samples()
@@ -86,7 +87,7 @@ def _write_report(run: Comparison) -> Path:
         title=_titles([sample.prompt for sample in run.samples]),
         settings_text=" | ".join(setting.name for setting in run.settings),
         steps=steps_text(made.arguments),
-        curves=drawn(draw_curves(run), "Curves over the transitions, for each run"),
+        curves=drawn(curves, "Curves over the transitions, for each run"),
         verdict=verdict(rows),
         bar_of=bar_of,
         run=run,
@@ -125,9 +126,10 @@ def _write_study_report(run: StudyRun) -> Path:
     write_table(run.folder / "differences.csv", study_differences(tables))
     with whole_file(run.folder / "tables.md", alone=True) as temporary:
         temporary.write_text("\n".join(markdown(run, tables)), encoding="utf-8")
+    figures = {table.axis: draw_axis(table) for table in tables}
     for table in tables:
         with whole_file(run.folder / f"{table.axis}.png", alone=True) as temporary:
-            draw_axis(table).savefig(temporary)
+            figures[table.axis].savefig(temporary)
         if (picture := frames_over(run, table.axis)) is not None:
             with whole_file(run.folder / f"{table.axis}-frames.png", alone=True) as temporary:
                 picture.save(temporary)
@@ -138,7 +140,7 @@ def _write_study_report(run: StudyRun) -> Path:
         run=run,
         page=run.folder / "report.html",
         pictures={
-            each.axis: drawn(draw_axis(each), f"Differences over {each.axis}") for each in tables
+            axis: drawn(figure, f"Differences over {axis}") for axis, figure in figures.items()
         },
         clips={each.axis: clips_over(run, each.axis) for each in tables},
         tables=tables,

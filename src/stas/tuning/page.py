@@ -13,7 +13,7 @@ from stas import __version__
 from stas.files import whole_file
 from stas.media.figure import Picture
 from stas.studies.figures import COLOURS
-from stas.studies.html import write_page
+from stas.studies.html import drawn, write_page
 from stas.tuning.race import Interval, Race
 
 if TYPE_CHECKING:
@@ -91,9 +91,9 @@ def write_tune_page(run: TuneRun, race: Race) -> Path:
     Returns:
         The page; the picture is inside it.
     """
-    picture = run.folder / "intervals.png"
-    with whole_file(picture, alone=True) as temporary:
-        draw_intervals(race).savefig(temporary)
+    figure = draw_intervals(race)
+    with whole_file(run.folder / "intervals.png", alone=True) as temporary:
+        figure.savefig(temporary)
     guards = race.rules.guards if race.confirmed else ()
     return write_page(
         run.folder / "report.html",
@@ -103,5 +103,5 @@ def write_tune_page(run: TuneRun, race: Race) -> Path:
         rows=rows(race),
         guards=[(each, race.confirmation_interval(each)) for each in guards],
         interval_text=interval_text,
-        picture=picture,
+        picture=drawn(figure, "Gain of each setting"),
     )
