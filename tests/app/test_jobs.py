@@ -37,12 +37,16 @@ def test_a_pair_a_cancel_and_a_bad_model(tmp_path):
     before = sorted(tmp_path.iterdir())
     cancelled = threading.Event()
 
+    told = []
+
     def cancel(step, steps, words):
+        told.append(words)
         if words == "on: step 1 of 2":
             cancelled.set()
 
     with pytest.raises(CancelledError):
         studio.make(QUICK, cancel, cancelled)
+    assert told[-1] == "on: step 1 of 2"  # it ended there
     assert sorted(tmp_path.iterdir()) == before
     assert find_handle(studio._loaded[1].pipeline) is None
 
