@@ -106,7 +106,7 @@ def test_a_cancel_leaves_nothing_and_two_tabs_take_turns(app, browser):
     press(slow, "Make")
     says(slow, "off: step [1-9]")
     press(quick, "Make")
-    told(quick, "queue: 1/1")  # its place
+    says(quick, "^Waiting for 1 before this one")
     press(slow, "Cancel")
     says(slow, "^Cancelled. Nothing was written")
     says(quick, "^Finished")
@@ -127,6 +127,21 @@ def test_a_reload_loses_nothing(app, browser):
             break
         page.wait_for_timeout(100)
     assert len(list(folder.glob("*-both.mp4"))) == before + 1
+
+
+def test_what_was_made_is_rated_blind(app, browser):
+    """After the tests above, which made pairs."""
+    _, url, folder = app
+    page, *_ = opened(browser, url, QUICK, color_scheme="light")
+    press(page, "Make")
+    says(page, "^Finished")
+    press(page, "Rate what was made, blind")
+    link = page.get_by_role("link", name=re.compile("127.0.0.1"))
+    page.goto(link.get_attribute("href"))
+    page.get_by_role("textbox").fill("ann")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelectorAll('video').length == 2")
+    assert (folder / "votes.sqlite").exists()
 
 
 def test_a_bad_model_is_said_and_the_old_one_stays(app, browser, tmp_path):

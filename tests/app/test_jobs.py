@@ -23,14 +23,15 @@ def test_a_pair_a_cancel_and_a_bad_model(tmp_path):
     studio = Studio(tmp_path, "cpu")
     heard = []
     pair = studio.make(QUICK, lambda *said: heard.append(said), threading.Event())
-    assert heard[0] == (0, 4, "off: step 0 of 2") and heard[-1] == (4, 4, "on: step 2 of 2")
+    assert heard[:2] == [(0, 0, "Loading the model"), (0, 4, "off: step 0 of 2")]
+    assert heard[-1] == (4, 4, "on: step 2 of 2")
     assert {path.name for path in pair.maps} >= {"steps.png", "ratios.png", "map.png"}
-    off, on = pair.off.read(), pair.on.read()
+    off, on = (pair.files[name].read() for name in ("off", "on"))
     assert off.manifest.steering is None and on.manifest.steered
-    assert studio.gallery() == [pair.both]
+    assert studio.gallery() == [pair.video]
     scale = studio.make_scales(QUICK, [1.0, 3.0], lambda *said: None, threading.Event())[3.0]
     assert studio.gallery()[0] == scale.paths[0] and len(studio.gallery()) == 3
-    again = Settings.from_manifest(Manifest.load(pair.on.path(".json")))
+    again = Settings.from_manifest(Manifest.load(pair.files["on"].path(".json")))
     assert (again.prompt, again.steps) == (QUICK.prompt, 2)
     assert again.steering == on.manifest.steering_config()
 
@@ -59,7 +60,7 @@ def test_a_pair_a_cancel_and_a_bad_model(tmp_path):
 def test_the_command_and_the_python_make_the_same_video(run, tmp_path):
     settings = replace(QUICK, seed=3, fps=4.0, negative_prompt="blur", steering=CHANGED)
     pair = Studio(tmp_path / "app", "cpu").make(settings, lambda *said: None, threading.Event())
-    made = pair.on.read().manifest.frames["sha256"]
+    made = pair.files["on"].read().manifest.frames["sha256"]
     program, *words = shlex.split(settings.to_command())
     assert program == "stas"
     code, _, err = run(*words, "--device", "cpu", "-o", "command.mp4")
@@ -69,6 +70,40 @@ def test_the_command_and_the_python_make_the_same_video(run, tmp_path):
     exec(settings.to_python(), names)
     assert frames_record(names["frames"])["sha256"] == made
     assert read_video("video.mp4").shape == names["frames"].shape
+
+
+@pytest.mark.parametrize("make", ["off", "on"])
+def test_one_video_alone(run, tmp_path, make):
+    settings = replace(QUICK, make=make, steering=CHANGED)
+    studio = Studio(tmp_path / "app", "cpu")
+    made = studio.make(settings, lambda *said: None, threading.Event())
+    (files,) = made.files.values()
+    assert studio.gallery() == [made.video] == [files.path(".mp4")]
+    assert bool(made.maps) == (make == "off")
+    found = files.read().manifest
+    assert found.steered == (make == "on")
+    again = Settings.from_manifest(found)
+    assert (again.make, again.seed) == ({"on": "both", "off": "off"}[make], 0)
+    code, _, err = run(*shlex.split(settings.to_command())[1:], "--device", "cpu", "-o", "c.mp4")
+    assert code == 0, err
+    assert Manifest.load("c.json").frames["sha256"] == found.frames["sha256"]
+    names = {}
+    exec(settings.to_python(), names)
+    assert frames_record(names["frames"])["sha256"] == found.frames["sha256"]
+
+
+def test_who_waits_is_told_the_place_and_can_cancel(tmp_path):
+    studio, heard = Studio(tmp_path, "cpu"), []
+    studio._line += [threading.Event(), threading.Event()]
+    cancelled = threading.Event()
+
+    def hear(*said):
+        heard.append(said)
+        cancelled.set()
+
+    with pytest.raises(CancelledError):
+        studio.make(QUICK, hear, cancelled)
+    assert heard == [(0, 0, "Waiting for 2 before this one")] and len(studio._line) == 2
 
 
 def test_scales_are_made_all_or_none(tmp_path):
@@ -91,7 +126,6 @@ def test_scales_are_made_all_or_none(tmp_path):
     [
         ({"arguments": {"prompt": "x", "image": {"file": "a", "sha256": "b"}}}, "image, of which"),
         ({"pipeline": {"model": "bundled", "loras": {"a": 1.0}}}, "loras, of which"),
-        ({"steering": None}, "has no steering"),
     ],
 )
 def test_a_manifest_that_the_form_would_cut_is_refused(tmp_path, change, message):

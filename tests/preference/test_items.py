@@ -136,7 +136,7 @@ def test_a_broken_record_is_named(folder, text):
 
 def test_no_run_at_all(tmp_path):
     (tmp_path / "video.mp4").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match="holds no comparison and no study"):
+    with pytest.raises(FileNotFoundError, match="holds no comparison, no study and no pair"):
         read_rated(tmp_path)
 
 

@@ -48,6 +48,7 @@ def test_options_stand_above_the_file(tmp_path):
         ({"budget": 20}, "a budget of 20 videos can't decide between off and 2 settings"),
         ({"budget": "many"}, "budget must be videos"),
         ({"axes": {}}, "there is no axis"),
+        ({"axes": {"scale": [2.0]}}, r"a space has two settings beside off or more.*scale=2"),
         ({"axes": {"scale": [1.0, 1.0]}}, "alike"),
         ({"axes": {"dims": ["weak", "massive"]}}, "dims must be numbers"),
         ({"prompts": ["a", "b"]}, "expected 16 prompts or more, but got 2"),

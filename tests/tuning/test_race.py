@@ -7,8 +7,9 @@ import random
 
 import pytest
 
+from stas.activations.intervals import always_valid
 from stas.tuning.page import draw_intervals, rows
-from stas.tuning.race import FEWEST_PAIRS, Objective, Race, Rules, always_valid
+from stas.tuning.race import FEWEST_PAIRS, Objective, Race, Rules
 from stas.tuning.run import evidence
 
 SCORE = Objective("score", "higher")
@@ -88,7 +89,7 @@ def test_interval_holds_at_all_looks_at_once():
         left += any(not look.low <= 3 <= look.high for look in looks)
         # Twice its standard error is what a single look would ask for.
         means = (always_valid(values[:n], 0.05, 30) for n in range(2, 61))
-        narrower += any(abs(m.mean - 3) > 2 * m.deviation / m.pairs**0.5 for m in means)
+        narrower += any(abs(m.mean - 3) > 2 * m.deviation / m.n**0.5 for m in means)
     assert left / 400 <= 0.05 < narrower / 400
 
 
@@ -117,7 +118,7 @@ def test_numbers_that_are_missing_leave_their_pair_out_until_they_are_too_many()
         [{"off": {"score": 0.0}, "a": {"score": 1.0}}] * 3
         + [{"off": {"score": math.nan}, "a": {"score": 1.0}}]
     )
-    assert race.confirmation_interval().pairs == 3
+    assert race.confirmation_interval().n == 3
     with pytest.raises(ValueError, match=r"gave a number for 0 of 8 videos"):
         Race(["a"], rules()).add([{"off": {}, "a": {}}] * 4)
     with pytest.raises(ValueError, match=r"gave a number for 7 of 16 videos"):
@@ -162,3 +163,20 @@ def test_direction_is_required():
     with pytest.raises(ValueError, match="never guessed: expected MEASURE:higher"):
         Objective.read("motion")
     assert Objective.read("a: b:lower") == Objective("a: b", "lower")
+
+
+def test_numbers_that_are_all_alike():
+    """Eight that say the same are enough to tell; zeros never are, and fewer tell little."""
+    eight, three = always_valid([1.0] * 8, 0.05, 8), always_valid([1.0] * 3, 0.05, 8)
+    assert eight.low > 0 and eight.mean == 1 <= eight.high and eight.deviation == 0
+    assert three.low < 0 and always_valid([0.0] * 30, 0.05, 8).low == -math.inf
+    assert always_valid([-1.0] * 8, 0.05, 8).high < 0
+
+
+def test_no_effect_is_claimed_to_be_seen_where_pairs_dont_vary():
+    rules = Rules(objective=Objective("x", "higher"), budget=200, prompts=40)
+    race = Race(["a", "b"], rules)
+    while count := race.next_round():
+        same = {"x": float(race.spent)}  # it varies, but never by steering
+        race.add([dict.fromkeys(["off", *race.alive], same)] * count)
+    assert race.outcome.winner is None and "would have been seen" not in race.outcome.words

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import closing
 
 import pytest
 
 from stas.method.config import STASConfig
 from stas.pipelines.load import load_pipeline
 from stas.pipelines.options import PipelineOptions
+from stas.preference.items import read_rated
+from stas.preference.report import PreferenceReport
+from stas.preference.votes import Rating, Votes
 from stas.tuning.plan import tune_of
 from stas.tuning.run import open_tune, run_tune
 
@@ -100,8 +104,13 @@ def test_a_stopped_tune_goes_on_to_the_same_end(directions, pipeline, tmp_path):
 
 def test_another_space_is_refused(directions, tmp_path):
     *_, folder = directions["lower"]
-    with pytest.raises(ValueError, match="holds another tune, so it can't be gone on with: axes"):
+    with pytest.raises(
+        ValueError, match="holds another tune, so it can't be gone on with: study axes"
+    ):
         open_tune(make(tmp_path, axes={"op": ["zero", "mean"]}), folder)
+    others = [f"a red circle {n}" for n in range(len(make(tmp_path).study.prompts))]
+    with pytest.raises(ValueError, match="study prompts"):
+        open_tune(make(tmp_path, prompts=others), folder)
 
 
 @pytest.mark.parametrize(
@@ -111,4 +120,52 @@ def test_another_space_is_refused(directions, tmp_path):
 def test_a_measure_that_cant_decide_is_an_error(pipeline, tmp_path, own, said):
     tune = make(tmp_path, objective=f"{own}:higher", own_measures=[f"tests.tuning.test_run:{own}"])
     with pytest.raises(ValueError, match=said):
+        run_tune(tune, tmp_path / "run", pipeline=pipeline)
+
+
+def vote(folder, preferred, rater="ann"):
+    """Answer every pair: the one setting is better than off, and off than all others."""
+    rated = read_rated(folder)
+    with closing(Votes(rated, Rating(settings=rated.settings, questions=("quality",)))) as votes:
+        for showing in votes.showings(rater):
+            if not showing.repeat:
+                item = showing.item
+                best = item.second if item.second == preferred else item.first
+                side = "left" if showing.left == best else "right"
+                votes.add(rater, showing, "quality", side)
+        return votes.all()
+
+
+def test_people_decide(pipeline, tmp_path, run):
+    tune = make(tmp_path, objective="votes, quality:higher")
+    folder = tmp_path / "run"
+    race = run_tune(tune, folder, pipeline=pipeline)
+    assert race.outcome is None and race.spent == 0
+    # Pairs of off and a setting alone, those that differ.
+    items = read_rated(folder).items
+    assert len(items) == 4 and {item.first for item in items} == {"off"}
+    assert "4 pairs wait for votes" in (folder / "report.html").read_text()
+    rounds = 0
+    while race.outcome is None and (rounds := rounds + 1) < 20:
+        votes = vote(folder, "base")
+        race = run_tune(tune, folder, pipeline=pipeline)
+    assert race.outcome.winner == "base"
+    assert json.loads((folder / "tuned.json").read_text())["op"] == "max"
+    gains = race.gains("base", tune.rules.objective, race.confirmed)
+    assert gains == [1.0] * len(gains) and len(gains) >= 8
+    # A vote that comes late changes nothing that was decided.
+    vote(folder, "op=zero", "late")
+    assert run_tune(tune, folder, pipeline=pipeline) == race
+    report = PreferenceReport(read_rated(folder), ("quality",), votes)
+    assert {(each.first, each.second) for each in report.preferences} == {
+        ("off", "op=zero"),
+        ("off", "base"),
+    }
+
+
+def test_votes_on_another_question_decide_nothing(pipeline, tmp_path):
+    tune = make(tmp_path, objective="votes, motion:higher")
+    run_tune(tune, tmp_path / "run", pipeline=pipeline)
+    vote(tmp_path / "run", "base")
+    with pytest.raises(ValueError, match="say nothing of motion, which decides"):
         run_tune(tune, tmp_path / "run", pipeline=pipeline)

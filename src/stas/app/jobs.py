@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,8 +22,9 @@ from stas.pipelines.model import LoadedPipeline
 from stas.pipelines.prompts import Sample
 from stas.pipelines.sample import VideoFiles, make_samples, write_all
 
-Report = Callable[[int, int, str], None]  # finished steps, all steps, in words
+Report = Callable[[int, int, str], None]  # finished steps, all steps or 0 while waiting, in words
 OFF, ON, BOTH, MAPS = "off", "on", "both", "maps"
+POLL = 0.2  # seconds between looks at the line
 
 
 class CancelledError(Exception):
@@ -31,20 +32,18 @@ class CancelledError(Exception):
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The files of one seed with steering off and on.
+class Made:
+    """The files of one seed.
 
     Args:
-        off: Without steering.
-        on: With it.
-        both: One video of the two, side by side.
-        maps: Pictures of the massive activations without steering; none where they can't be
-            recorded.
+        files: By OFF and ON, of the videos that were asked for.
+        video: What shows them: one video of the two side by side, or the one.
+        maps: Pictures of the massive activations without steering; none where that video was not
+            asked for, or they can't be recorded.
     """
 
-    off: VideoFiles
-    on: VideoFiles
-    both: Path
+    files: Mapping[str, VideoFiles]
+    video: Path
     maps: tuple[Path, ...]
 
 
@@ -59,10 +58,10 @@ class Studio:
     def __init__(self, folder: Path, device: str = "auto") -> None:
         self.folder, self._device = folder, device
         self._loaded: tuple[str, LoadedPipeline] | None = None
-        self._turn = threading.Lock()
+        self._line: list[threading.Event] = []
 
-    def make(self, settings: Settings, report: Report, cancelled: threading.Event) -> Pair:
-        """Make the pair of a seed, both or none, and maps of what was recorded.
+    def make(self, settings: Settings, report: Report, cancelled: threading.Event) -> Made:
+        """Make the videos of a seed, all or none, and maps of what was recorded.
 
         Args:
             settings: What to make.
@@ -73,21 +72,23 @@ class Studio:
             CancelledError: `cancelled` was set.
             ValueError: What the model refuses, before anything is computed.
         """
-        with self._turn:
+        steered: dict[str, STASConfig | None] = {OFF: None, ON: settings.steering}
+        if settings.make != BOTH:
+            steered = {settings.make: steered[settings.make]}
+        with self._turn(report, cancelled):
             stem = _stem()
-            made, recording = self._make(
-                settings, {OFF: None, ON: settings.steering}, report, cancelled, maps=True
-            )
+            made, recording = self._make(settings, steered, report, cancelled, maps=OFF in steered)
             files = self._write(stem, made)
-            both = self.folder / f"{stem}-{BOTH}.mp4"
-            shown = {f"steering {name}": frames for name, (frames, _) in made.items()}
-            with whole_file(both) as temporary:
-                write_mp4(temporary, side_by_side(shown), made[ON][1].fps)
+            video = next(iter(files.values())).paths[0]
+            if len(files) > 1:
+                video = self.folder / f"{stem}-{BOTH}.mp4"
+                shown = {f"steering {name}": frames for name, (frames, _) in made.items()}
+                with whole_file(video) as temporary:
+                    write_mp4(temporary, side_by_side(shown), made[ON][1].fps)
             maps: list[Path] = []
             if recording is not None:
                 maps = plot({settings.model: recording.stats}, self.folder / f"{stem}-{MAPS}")
-            pictures = tuple(path for path in maps if path.suffix == ".png")
-            return Pair(files[OFF], files[ON], both, pictures)
+            return Made(files, video, tuple(path for path in maps if path.suffix == ".png"))
 
     def make_scales(
         self,
@@ -104,16 +105,34 @@ class Studio:
         steered: dict[str, STASConfig | None] = {
             f"scale {scale:g}": replace(settings.steering, scale=scale) for scale in scales
         }
-        with self._turn:
+        with self._turn(report, cancelled):
             made, _ = self._make(settings, steered, report, cancelled, maps=False)
             files = self._write(_stem(), made)
         return dict(zip(scales, files.values(), strict=True))
 
+    @contextmanager
+    def _turn(self, report: Report, cancelled: threading.Event) -> Iterator[None]:
+        """Wait for those that came before; a line of our own, since a page that is reloaded leaves
+        that of the server while its video is still being made."""
+        self._line.append(cancelled)
+        try:
+            while place := self._line.index(cancelled):
+                _end_if(cancelled)
+                report(0, 0, f"Waiting for {place} before this one")
+                time.sleep(POLL)
+            report(0, 0, "Loading the model")
+            yield
+        finally:
+            self._line.remove(cancelled)
+
     def gallery(self) -> list[Path]:
         """What was made, newest first: of a pair the video of both."""
-        halves = tuple(f"-{name}.mp4" for name in (OFF, ON))
-        made = self.folder.glob("*.mp4")
-        return sorted((path for path in made if not path.name.endswith(halves)), reverse=True)
+        made = {path.name: path for path in self.folder.glob("*.mp4")}
+        for name in list(made):
+            if name.endswith(f"-{BOTH}.mp4"):
+                for half in (OFF, ON):
+                    made.pop(f"{name.removesuffix(f'{BOTH}.mp4')}{half}.mp4", None)
+        return sorted(made.values(), reverse=True)
 
     def _make(
         self,

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import gradio as gr
 
-from stas.app.jobs import CancelledError, Report, Studio
-from stas.app.settings import Settings
+from stas.app.jobs import ON, POLL, CancelledError, Report, Studio
+from stas.app.rating import RatingPage
+from stas.app.settings import Make, Settings
 from stas.method.config import BRANCHES, OPS, REFERENCES, REGIONS, STASConfig
 from stas.pipelines.manifest import Manifest
 from stas.pipelines.sample import MANIFEST, STRIP, VideoFiles
@@ -29,12 +30,11 @@ FIELDS: tuple[str, ...] = (
     "height",
     "frames",
 )
-FIELDS += ("fps", "model")
+FIELDS += ("fps", "model", "make")
 STEERING: tuple[str, ...] = ("dims", "blocks", "op", "regions", "boundary", "scale", "reference")
 STEERING += ("start", "stop", "branches")
 PROMPT = "a red circle moving right on a blue background"
 WHOLE = ("seed", "steps", "width", "height", "frames")
-POLL = 0.2  # seconds between looks at a run
 
 
 def read_form(values: tuple[Any, ...]) -> Settings:
@@ -76,7 +76,10 @@ def _form(model: str) -> list[Any]:
         first += [gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90)]
         for label in ("Steps", "Guidance", "Width", "Height", "Frames", "Fps"):
             first.append(gr.Number(None, label=label, min_width=90, placeholder="auto"))
-    first.append(gr.Textbox(model, label="Model: bundled, a folder, or a hub id"))
+    with gr.Row():
+        label = "Model: bundled, a folder, or a hub id"
+        first.append(gr.Textbox(model, label=label, scale=3))
+        first.append(gr.Radio(list(get_args(Make)), value="both", label="Steering", scale=1))
     with gr.Accordion("Steering", open=False):
         with gr.Row():
             second: list[Any] = [
@@ -125,12 +128,13 @@ class Runs:
             gr.Error: What went wrong, which the page shows.
         """
         cancelled = self._running[page] = threading.Event()
-        now = ["Loading the model, or waiting for the video before"]
+        now = [""]
         ended: list[T | BaseException] = []
         begun: list[float] = []
 
         def report(step: int, steps: int, words: str) -> None:
-            begun[:] = begun or [time.monotonic()]  # loading and waiting say nothing of steps
+            if steps:  # loading and waiting say nothing of steps
+                begun[:] = begun or [time.monotonic()]
             left = (time.monotonic() - begun[0]) / step * (steps - step) if step else None
             now[0] = words + ("" if left is None else f", about {left:.0f} s left")
 
@@ -181,7 +185,7 @@ def read_scales(text: str) -> list[float]:
 
 def build(studio: Studio, model: str) -> gr.Blocks:
     """The page over a studio; `model` is what its form begins with."""
-    runs = Runs()
+    runs, rating = Runs(), RatingPage(studio.folder)
 
     def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         settings = _settings(values)
@@ -191,7 +195,8 @@ def build(studio: Studio, model: str) -> gr.Blocks:
                 yield said, gr.skip(), gr.skip(), gr.skip(), gr.skip()
                 continue
             maps = [str(path) for path in said.maps]
-            yield "Finished.", str(said.both), str(said.on.path(MANIFEST)), maps, shown()
+            files = said.files.get(ON) or next(iter(said.files.values()))
+            yield "Finished.", str(said.video), str(files.path(MANIFEST)), maps, shown()
 
     def run_scales(request: gr.Request, text: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         settings = _settings(values)
@@ -235,16 +240,22 @@ def build(studio: Studio, model: str) -> gr.Blocks:
         except (TypeError, ValueError) as error:
             raise gr.Error(str(error), print_exception=False) from error
 
+    def rate() -> str:
+        try:
+            return f"Rate them blind at [{(url := rating.open())}]({url})."
+        except (OSError, ValueError) as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
     page: gr.Blocks
     with gr.Blocks(title="stas", analytics_enabled=False) as page:
-        gr.Markdown("# stas\nOne seed, steering off and on, side by side.")
+        gr.Markdown("# stas\nOne caption and seed, steering off and on, side by side.")
         form = _form(model)
         with gr.Row():
             make = gr.Button("Make", variant="primary")
             stop = gr.Button("Cancel")
         status = gr.Textbox(label="Progress", interactive=False)
-        both = gr.Video(label="Off and on, in one video", show_label=False, interactive=False)
-        manifest = gr.File(label="Manifest of the steered video", interactive=False)
+        video = gr.Video(label="What was made", show_label=False, interactive=False)
+        manifest = gr.File(label="Manifest; of both, of the steered video", interactive=False)
         with gr.Accordion("Massive activations, without steering", open=False):
             maps = gr.Gallery(label="Over blocks, steps and tokens", interactive=False, columns=2)
         with gr.Accordion("Over the scale", open=False):
@@ -256,22 +267,19 @@ def build(studio: Studio, model: str) -> gr.Blocks:
         with gr.Accordion("These settings elsewhere", open=False):
             say = gr.Button("Link, Python, command")
             told = [gr.Textbox(label="Link"), gr.Code(language="python", label="Python")]
-            told.append(gr.Code(language="shell", label="Command, of the steered video"))
+            told.append(gr.Code(language="shell", label="Command; of both, of the steered video"))
             dropped = gr.File(label="Drop a manifest", file_types=[".json"], type="filepath")
         gallery = gr.Gallery(shown, label="Made before", interactive=False, columns=3, height=320)
-        gr.Markdown(
-            "Which is better? `stas compare` makes the same for many prompts, and `stas rate` "
-            "shows them blind."
-        )
-        one: dict[str, Any] = {
-            "concurrency_limit": 1,
-            "concurrency_id": "one",
-        }  # for both buttons together
-        make.click(run, form, [status, both, manifest, maps, gallery], **one)
+        with gr.Row():
+            ask = gr.Button("Rate what was made, blind")
+            where = gr.Markdown("Which is better? It asks you, not saying which is which.")
+        one: dict[str, Any] = {"concurrency_limit": None}  # the studio makes one at a time
+        make.click(run, form, [status, video, manifest, maps, gallery], **one)
         try_scales.click(run_scales, [scales, *form], [status, strips, which, frames], **one)
         which.change(_frames, [strips, which], frames)
         stop.click(runs.cancel, queue=False)
         say.click(forms, form, told)
+        ask.click(rate, None, where)
         dropped.upload(from_manifest, dropped, form)
         page.load(from_link, None, form)
     return page

@@ -6,13 +6,15 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 from urllib.parse import parse_qsl, urlencode
 
 from stas.assets import BUNDLED
+from stas.checks import one_of
 from stas.method.config import STASConfig
 from stas.pipelines.manifest import Manifest
 
+Make = Literal["both", "on", "off"]
 _CALL = {
     "negative_prompt": "negative_prompt",
     "steps": "num_inference_steps",
@@ -40,9 +42,10 @@ class Settings:
         fps: Frames per second of the file.
         model: "bundled", a folder in diffusers' format, or a hub id.
         steering: How to steer.
+        make: The video with steering, the one without, or both, side by side.
 
     Raises:
-        ValueError: No prompt, a negative seed, or half a size.
+        ValueError: No prompt, a negative seed, half a size, or another `make`.
 
     Example:
         >>> settings = Settings(prompt="a red circle", steps=6)
@@ -61,6 +64,7 @@ class Settings:
     fps: float | None = None
     model: str = BUNDLED
     steering: STASConfig = field(default_factory=STASConfig)
+    make: Make = "both"
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -69,6 +73,7 @@ class Settings:
             raise ValueError(f"The seed must be 0 or more, but got {self.seed}.")
         if (self.width is None) != (self.height is None):
             raise ValueError("Give width and height both, or neither.")
+        one_of("make", self.make, get_args(Make))
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -116,10 +121,10 @@ class Settings:
         given = {name for name, value in manifest.arguments.items() if value is not None}
         lost = sorted(given - {*_CALL.values(), "prompt"})
         lost += [name for name in ("loras", "revision") if manifest.pipeline.get(name)]
-        if lost or manifest.steering is None:
-            what = f"{', '.join(lost)}, of which there is no field here" if lost else "no steering"
+        if lost:
             raise ValueError(
-                f"This manifest has {what}. `stas generate --manifest` makes its video again."
+                f"This manifest has {', '.join(lost)}, of which there is no field here. "
+                "`stas generate --manifest` makes its video again."
             )
         call = {own: manifest.arguments.get(name) for own, name in _CALL.items()}
         return cls(
@@ -129,30 +134,37 @@ class Settings:
             fps=manifest.fps,
             model=manifest.pipeline.get("model", BUNDLED),
             steering=manifest.steering_config() or STASConfig(),
+            make="off" if manifest.steering is None else "both",
         )
 
     def to_command(self) -> str:
-        """The `stas generate` command that makes the steered video."""
+        """The `stas generate` command that makes the video: of both, the steered one."""
         given = self._given()
+        del given["make"]
         words = ["stas", "generate", given.pop("prompt")]
         if self.width is not None:
             given["size"] = f"{given.pop('width')}x{given.pop('height')}"
-        for name, value in (given | self._steering()).items():
+        steering = {} if self.make == "off" else self._steering()
+        for name, value in (given | steering).items():
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             words.append(f"--{name.replace('_', '-')}={text}")
-        return shlex.join(words)
+        return shlex.join([*words, *(["--no-steer"] if self.make == "off" else [])])
 
     def to_python(self) -> str:
-        """Python that makes the steered video."""
+        """Python that makes the video: of both, the steered one."""
         call = {"prompt": self.prompt} | self.arguments
         call = {name: value for name, value in call.items() if value is not None}
+        made = f"frames = loaded.generate(arguments, {self.seed})\n"
+        if self.make != "off":
+            made = (
+                f"config = stas.STASConfig.from_dict({self._steering()!r})\n"
+                f"with stas.steer(loaded.pipeline, config):\n    {made}"
+            )
         fps = "loaded.fps" if self.fps is None else repr(self.fps)
         return (
             "import stas\n\n"
             f"loaded = stas.load_pipeline({self.model!r})\n"
-            f"config = stas.STASConfig.from_dict({self._steering()!r})\n"
             f"arguments = loaded.arguments({call!r})\n"
-            "with stas.steer(loaded.pipeline, config):\n"
-            f"    frames = loaded.generate(arguments, {self.seed})\n"
+            f"{made}"
             f'stas.write_mp4("video.mp4", frames, {fps})\n'
         )

@@ -22,7 +22,8 @@ PORT = 8765
 
 def rate(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder of `stas compare` or `stas study`.")
+        Path,
+        typer.Argument(metavar="DIR", help="Folder of `stas compare`, `stas study` or `stas app`."),
     ],
     run: Annotated[
         list[str] | None,

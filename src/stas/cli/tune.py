@@ -180,10 +180,17 @@ def tune(
     for heading in ("setting", "stage", "better by", "interval", "n", "how it ended"):
         table.add_column(heading, justify="right" if heading in ("better by", "n") else "left")
     for name, stage, found, end in rows(race):
-        cells = (f"{found.mean:+.3g}", interval_text(found), str(found.pairs))
+        cells = (f"{found.mean:+.3g}", interval_text(found), str(found.n))
         table.add_row(escape(name), stage, *cells, escape(end))
     show(table)
-    if race.outcome is not None:
+    if race.outcome is None:
+        run = open_tune(wanted, run.folder)
+        run.race()
+        console.print(
+            f"{len(run.unrated)} pairs wait for votes: stas rate {escape(str(run.folder))}\n"
+            "Then the same command goes on."
+        )
+    else:
         console.print(escape(race.outcome.words))
         if race.outcome.winner is not None:
             console.print(escape(str(run.folder / TUNED)))

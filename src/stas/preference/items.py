@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import av
 import numpy as np
@@ -21,10 +21,11 @@ from stas.pipelines.manifest import Manifest
 from stas.pipelines.prompts import Sample
 from stas.pipelines.sample import EXACT, MANIFEST, VIDEO, VideoFiles
 from stas.studies.compare import Comparison
-from stas.studies.plan import Setting, Study, frozen
+from stas.studies.plan import OFF, Setting, Study, frozen
 from stas.studies.run import Run
 from stas.studies.study import StudyRun
 
+TUNE = "tune"  # the noun of `stas.tuning`'s runs, whose folder is that of its study
 GAP = 5  # pairs at least between a pair and its repeat, where there are as many
 
 
@@ -44,10 +45,12 @@ class Rated:
     Args:
         folder: Of the run.
         settings: Names of the settings, in the run's order.
-        samples: Those that are finished under all of these settings.
+        samples: Those that are finished under all of these settings; of a tune, which makes each
+            under some, under `beside` and another.
         videos: The mp4 of each sample and setting, by their names.
         digests: The SHA-256 of its frames, as its manifest says.
         left_out: Why videos of the folder are not rated, in words; empty when all are.
+        beside: The setting that all others are compared with; None to compare all of them.
     """
 
     folder: Path
@@ -56,16 +59,24 @@ class Rated:
     videos: Mapping[tuple[str, str], Path]
     digests: Mapping[tuple[str, str], str]
     left_out: tuple[str, ...] = ()
+    beside: str | None = None
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every two settings that are compared."""
+        every = combinations(self.settings, 2)
+        return [pair for pair in every if self.beside is None or self.beside in pair]
 
     @property
     def items(self) -> list[Item]:
-        """Every two settings of every sample whose videos differ."""
-        return [
-            Item(sample.name, first, second)
-            for sample in self.samples
-            for first, second in combinations(self.settings, 2)
-            if self.digests[sample.name, first] != self.digests[sample.name, second]
-        ]
+        """Every two settings of every sample that has videos of both, which differ."""
+        found = []
+        for sample in self.samples:
+            for first, second in self.pairs:
+                digests = {self.digests.get((sample.name, each)) for each in (first, second)}
+                if len(digests) == 2 and None not in digests:
+                    found.append(Item(sample.name, first, second))
+        return found
 
 
 @dataclass(frozen=True)
@@ -88,23 +99,25 @@ class Showing:
 
 
 def read_rated(folder: str | os.PathLike[str], settings: Sequence[str] = ()) -> Rated:
-    """Read what of a comparison or study can be rated; nothing is changed.
+    """Read what of a folder can be rated; nothing is changed.
 
     Args:
-        folder: Of the comparison or study, which need not be finished.
+        folder: Of a comparison, study or tune, which need not be finished; or of `stas app`.
         settings: Names of two settings or more; all by default.
 
     Raises:
-        FileNotFoundError: There is no such folder, or it holds no comparison and no study.
+        FileNotFoundError: There is no such folder, or it holds none of these.
         ValueError: Its record can't be read, a setting is unknown, there are fewer than two, a
             video is not the one that its name says, no sample is whole, or no pair differs.
 
     Example:
         >>> read_rated("nowhere")
         Traceback (most recent call last):
-        FileNotFoundError: 'nowhere' holds no comparison and no study: expected ...
+        FileNotFoundError: 'nowhere' holds no comparison, no study and no pair: expected ...
     """
     run = _read_run(Path(folder))
+    if run is None:
+        return _read_pairs(Path(folder), settings)
     known = [setting.name for setting in run.settings]
     if unknown := [name for name in settings if name not in known]:
         raise ValueError(f"There is no run {unknown[0]!r} in {str(folder)!r}: it has {known}.")
@@ -114,15 +127,20 @@ def read_rated(folder: str | os.PathLike[str], settings: Sequence[str] = ()) -> 
             f"Two runs at least are compared, but got {[each.name for each in chosen]}: "
             f"{str(folder)!r} has {known}."
         )
+    beside = OFF if run.noun == TUNE else None
     videos, digests, left_out = {}, {}, []
     for sample in run.samples:
         files = {s.name: run.files(n, sample) for n, s in enumerate(run.settings) if s in chosen}
         read = {name: each.read() for name, each in files.items()}
         found = {name: each.manifest for name, each in read.items() if each is not None}
+        if beside is not None:
+            files = {name: files[name] for name in found}
+            if beside not in found or len(found) == 1:
+                continue
         if missing := [files[name].path(VIDEO).name for name in files if name not in found]:
             left_out.append(f"{sample.name}: not finished, or broken: {', '.join(missing)}")
             continue
-        for setting in chosen:
+        for setting in (each for each in chosen if each.name in found):
             place = files[setting.name].path(MANIFEST)
             _check_manifest(found[setting.name], place, sample, setting)
         _check_pictures(files)
@@ -136,7 +154,7 @@ def read_rated(folder: str | os.PathLike[str], settings: Sequence[str] = ()) -> 
             left_out.append(f"not of this {run.noun}: {', '.join(stray)} in {place.name}")
     samples = tuple(s for s in run.samples if (s.name, chosen[0].name) in videos)
     names = tuple(setting.name for setting in chosen)
-    rated = Rated(Path(folder), names, samples, videos, digests, tuple(left_out))
+    rated = Rated(Path(folder), names, samples, videos, digests, tuple(left_out), beside)
     if not samples:
         raise ValueError(
             f"No sample of {str(folder)!r} has a whole video of each of {', '.join(names)}: "
@@ -204,9 +222,9 @@ def _parts(item: Item) -> tuple[str, str, str]:
     return item.sample, item.first, item.second
 
 
-def _read_run(folder: Path) -> Run:
-    """The run of a folder, as its record says."""
-    for noun, run in ((Comparison.noun, _comparison), (StudyRun.noun, _study)):
+def _read_run(folder: Path) -> Run | None:
+    """The run of a folder, as its record says; None without a record."""
+    for noun, run in ((Comparison.noun, _comparison), (StudyRun.noun, _study), (TUNE, _tune)):
         record = folder / f"{noun}.json"
         if not record.is_file():
             continue
@@ -216,10 +234,35 @@ def _read_run(folder: Path) -> Run:
             return run(folder, data[noun])
         except (KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{record} is no record of a {noun}: {error}") from error
-    raise FileNotFoundError(
-        f"{str(folder)!r} holds no comparison and no study: expected comparison.json or "
-        "study.json, as in the folder of `stas compare` or `stas study`."
-    )
+    return None
+
+
+def _read_pairs(folder: Path, settings: Sequence[str]) -> Rated:
+    """The pairs that `stas app` made: NAME-off and NAME-on, of one prompt and seed.
+
+    How a pair was steered is its own matter, so votes are of steering as such [our choice].
+    """
+    names = OFF, "on"
+    expect(set(settings) <= set(names), f"these are pairs of {', '.join(names)}: leave --run out")
+    samples, videos, digests = [], {}, {}
+    for place in sorted(folder.glob(f"*-{OFF}{MANIFEST}")):
+        stem = place.name.removesuffix(f"-{OFF}{MANIFEST}")
+        files = {name: VideoFiles(folder / f"{stem}-{name}") for name in names}
+        found = {name: read.manifest for name in names if (read := files[name].read()) is not None}
+        seen = {(each.arguments["prompt"], each.seed) for each in found.values()}
+        if len(found) == 2 and len(seen) == 1:
+            samples.append(Sample(stem, *seen.pop()))
+            for name, manifest in found.items():
+                videos[stem, name] = files[name].path(VIDEO)
+                digests[stem, name] = manifest.frames["sha256"]
+    rated = Rated(folder, names, tuple(samples), videos, digests)
+    if not rated.items:
+        raise FileNotFoundError(
+            f"{str(folder)!r} holds no comparison, no study and no pair: expected comparison.json "
+            "or study.json, as in the folder of `stas compare` or `stas study`, or pairs of "
+            "`stas app` that differ."
+        )
+    return rated
 
 
 def _comparison(folder: Path, plan: Mapping[str, Any]) -> Run:
@@ -234,9 +277,9 @@ def _comparison(folder: Path, plan: Mapping[str, Any]) -> Run:
     )
 
 
-def _study(folder: Path, plan: Mapping[str, Any]) -> Run:
+def _study(folder: Path, plan: Mapping[str, Any], kind: type[StudyRun] = StudyRun) -> Run:
     study = Study(**frozen(plan))
-    return StudyRun(
+    return kind(
         folder=folder,
         settings=study.settings(),
         samples=study.samples(),
@@ -244,6 +287,16 @@ def _study(folder: Path, plan: Mapping[str, Any]) -> Run:
         measured=(),
         study=study,
     )
+
+
+class _TuneRun(StudyRun):
+    """A tune's videos, which lie as those of its study."""
+
+    noun: ClassVar[str] = TUNE
+
+
+def _tune(folder: Path, plan: Mapping[str, Any]) -> Run:
+    return _study(folder, plan["study"], _TuneRun)
 
 
 def _check_manifest(manifest: Manifest, place: Path, sample: Sample, setting: Setting) -> None:

@@ -197,7 +197,7 @@ class PreferenceReport:
         return [
             self._preference(question, first, second)
             for question in self.questions
-            for first, second in combinations(self.rated.settings, 2)
+            for first, second in self.rated.pairs
         ]
 
     @cached_property
@@ -247,7 +247,7 @@ class PreferenceReport:
         votes = self._first_votes(question, first, second)
         by_sample: dict[str, list[float]] = {}
         for vote in votes:
-            by_sample.setdefault(vote.item.sample, []).append(_score(vote))
+            by_sample.setdefault(vote.item.sample, []).append(vote.score)
         shares = {
             name: (0.5 - fmean(scores) / 2, 0.5 + fmean(scores) / 2)
             for name, scores in by_sample.items()
@@ -269,8 +269,8 @@ class PreferenceReport:
         for number, votes in enumerate(units):
             for vote in votes:
                 first, second = places[vote.item.first], places[vote.item.second]
-                wins[number, first, second] += (1 - _score(vote)) / 2
-                wins[number, second, first] += (1 + _score(vote)) / 2
+                wins[number, first, second] += (1 - vote.score) / 2
+                wins[number, second, first] += (1 + vote.score) / 2
         generator = torch.Generator().manual_seed(0)
         strengths = bradley_terry(wins.sum(0))
         if not units:
@@ -323,11 +323,6 @@ def write_preference(report: PreferenceReport) -> Path:
         draws=DRAWS,
         version=__version__,
     )
-
-
-def _score(vote: Vote) -> int:
-    """1 for the second setting, -1 for the first, 0 for a tie."""
-    return 0 if vote.preferred is None else 1 if vote.preferred == vote.item.second else -1
 
 
 def _ends(units: int) -> tuple[float, float]:

@@ -99,6 +99,11 @@ class Vote:
     left: str
     preferred: str | None
 
+    @property
+    def score(self) -> int:
+        """1 for the second setting, -1 for the first, 0 for a tie."""
+        return (self.preferred == self.item.second) - (self.preferred == self.item.first)
+
 
 def check_rater(rater: object) -> str:
     """The name of a rater as it is kept.

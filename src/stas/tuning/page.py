@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from stas import __version__
+from stas.activations.intervals import MeanInterval
 from stas.files import whole_file
 from stas.media.figure import Picture
 from stas.studies.figures import COLOURS
 from stas.studies.html import drawn, write_page
-from stas.tuning.race import Interval, Race
+from stas.tuning.race import Race
 
 if TYPE_CHECKING:
     from stas.tuning.run import TuneRun
@@ -23,7 +24,7 @@ TEMPLATE = Path(__file__).parent / "templates" / "tune.html"
 COLOUR_OF = dict(zip(("race", "confirmation"), COLOURS, strict=False))
 
 
-def rows(race: Race) -> list[tuple[str, str, Interval, str]]:
+def rows(race: Race) -> list[tuple[str, str, MeanInterval, str]]:
     """What was seen: setting, stage, gain of the objective, and how it ended."""
     ends = {drop.setting: f"{drop.why}, after {drop.samples}" for drop in race.drops}
     found = [
@@ -38,7 +39,7 @@ def rows(race: Race) -> list[tuple[str, str, Interval, str]]:
     return found
 
 
-def interval_text(found: Interval) -> str:
+def interval_text(found: MeanInterval) -> str:
     """An interval in short; "-" where there are too few pairs for one."""
     return f"{found.low:+.3g} to {found.high:+.3g}" if isfinite(found.low) else "-"
 
@@ -59,15 +60,17 @@ def draw_intervals(race: Race) -> Figure:
     return figure
 
 
-def _label(name: str, stage: str, found: Interval, _: str) -> str:
+def _label(name: str, stage: str, found: MeanInterval, _: str) -> str:
     name = name if len(name) <= 40 else f"{name[:39]}…"
-    return f"{name}, {stage}, n {found.pairs}"
+    return f"{name}, {stage}, n {found.n}"
 
 
 def lead(run: TuneRun, race: Race) -> Sequence[str]:
     """What was found and how, in sentences."""
     rules = race.rules
     said = "Not finished." if race.outcome is None else race.outcome.words
+    if run.unrated:
+        said += f" {len(run.unrated)} pairs wait for votes: `stas rate {run.folder}`."
     guards = [
         f"{each.measure} ({each.better} is better) must not get worse by {each.margin:g}"
         for each in rules.guards
@@ -80,8 +83,8 @@ def lead(run: TuneRun, race: Race) -> Sequence[str]:
         f"{rules.objective.measure} decides, {rules.objective.better} is better."
         + (f" Beside it {'; '.join(guards)}." if guards else ""),
         f"Only the confirmation decides, on prompts that the race never saw: its interval holds at "
-        f"all looks at once, with {1 - rules.error:.0%}. Those of the race hold for all settings "
-        "at once, and are of what was chosen by: they only drop.",
+        f"all looks at once, with {100 * (1 - rules.error):g} %. Those of the race hold for all "
+        "settings at once, and are of what was chosen by: they only drop.",
     ]
 
 

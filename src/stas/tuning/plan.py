@@ -12,11 +12,13 @@ from typing import Any
 from stas.checks import expect, is_whole, number
 from stas.measures.measure import NAMES, available_names
 from stas.pipelines.prompts import Sample
+from stas.preference.votes import QUESTIONS
 from stas.studies.file import read_toml, study_of
 from stas.studies.plan import OFF, Study
 from stas.tuning.race import Objective, Race, Rules
 
 RULES = ("objective", "guards", "budget", "error", "round", "share")  # keys beside a study's
+VOTES = {f"votes, {question}": question for question in QUESTIONS}  # measures, by their questions
 PARTS = (", within chunks", ", across chunks", ", first frame")  # of `VideoMetrics.summary`
 
 
@@ -29,8 +31,8 @@ class Tune:
         rules: What decides.
 
     Raises:
-        ValueError: Two prompts are alike, dimensions are named by class, the budget can't decide,
-            or there is no such measure.
+        ValueError: Two prompts are alike, dimensions are named by class, there is one setting
+            alone, the budget can't decide, or there is no such measure.
 
     Example:
         >>> tune = load_tune("quick")
@@ -51,16 +53,31 @@ class Tune:
         expect(not twice, f"a prompt counts once, but two are {twice[:1]}")
         classes = [setting.name for setting in study.settings() if setting.dims_class is not None]
         expect(not classes, f"dims must be numbers, but got {', '.join(classes)}")
+        expect(
+            len(self.names) > 1,
+            f"a space has two settings beside off or more, but this one has {self.names}: give an "
+            "axis more values, or ask with `stas compare` whether that setting helps",
+        )
         names = available_names() if study.measures is None else study.measures
         if not (study.own_measures or study.encoders or study.aesthetic):
             for each in (self.rules.objective, *self.rules.guards):
                 name = each.measure
+                if name in VOTES:
+                    continue
                 for part in PARTS:
                     name = name.removesuffix(part)
-                known = ", ".join(names)
+                known, votes = ", ".join(names), "; ".join(VOTES)
                 more = "" if names == NAMES else "; others need to be in measures, or stas[metrics]"
-                expect(name in names, f"nothing measures {name!r}. Measured: {known}{more}")
+                expect(
+                    name in names, f"nothing measures {name!r}. Measured: {known}; {votes}{more}"
+                )
         Race(self.names, self.rules)
+
+    @property
+    def voted(self) -> list[str]:
+        """The measures that are votes of `stas rate`."""
+        rules = self.rules
+        return [e.measure for e in (rules.objective, *rules.guards) if e.measure in VOTES]
 
     @property
     def names(self) -> list[str]:
@@ -76,7 +93,7 @@ class Tune:
 
     def to_dict(self) -> dict[str, Any]:
         """All that decides the tune's videos and its outcome, as JSON's own types."""
-        return self.study.to_dict() | asdict(self.rules)
+        return {"study": self.study.to_dict(), "rules": asdict(self.rules)}
 
 
 def load_tune(source: str | os.PathLike[str], **changes: Any) -> Tune:

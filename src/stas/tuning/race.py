@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil, inf, isfinite, log, log2, nan, sqrt
+from math import ceil, inf, isfinite, log2, nan, sqrt
 from statistics import NormalDist, fmean, stdev
 from typing import Literal, get_args
 
+from stas.activations.intervals import MeanInterval, always_valid, always_valid_t
 from stas.checks import expect, is_whole
 
 Better = Literal["higher", "lower"]
@@ -79,63 +80,6 @@ class Objective:
     def gain(self, off: float, on: float) -> float:
         """How much better `on` is; below 0 where it is worse."""
         return on - off if self.better == "higher" else off - on
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and its always-valid interval: it holds the truth at all looks at once.
-
-    Args:
-        mean: Of the pairs; NaN for none.
-        low: Lower end; minus infinity where there are too few pairs, or they are all alike.
-        high: Upper end.
-        deviation: Standard deviation of the pairs.
-        pairs: How many, n.
-    """
-
-    mean: float
-    low: float
-    high: float
-    deviation: float
-    pairs: int
-
-
-def always_valid(values: Sequence[float], error: float, planned: int) -> Interval:
-    """The mean of numbers with an interval that may be looked at after each of them.
-
-    The t-test's e-process: a normal mixture over the effect's size in standard deviations, with
-    the right Haar prior on the deviation (Lai, 1976; Wang and Ramdas, 2025). For normal numbers
-    the chance that the interval ever leaves out the true mean is at most `error`, at any n; for
-    others that is asymptotic.
-
-    Args:
-        values: Independent finite numbers, (n,).
-        error: That chance, between 0 and 1.
-        planned: At how many numbers the interval is to be narrowest.
-
-    Example:
-        >>> found = always_valid([1.0, 1.2, 0.9, 1.1, 0.8, 1.0, 1.3, 0.7], 0.05, 8)
-        >>> round(found.mean, 2), found.low > 0
-        (1.0, True)
-    """
-    n = len(values)
-    mean = fmean(values) if n else nan
-    deviation = stdev(values) if n > 1 else 0.0
-    half = _threshold(n, error, planned) * deviation / sqrt(n) if deviation > 0 else inf
-    return Interval(mean, mean - half, mean + half, deviation, n)
-
-
-def _threshold(n: int, error: float, planned: int) -> float:
-    """The t statistic at which the e-process of n numbers reaches 1 / error."""
-    if n < 2:
-        return inf
-    # What makes a normal mixture's interval narrowest at `planned` (Waudby-Smith et al., 2024).
-    spread = (-2 * log(error) + log(-2 * log(error) + 1)) / planned
-    shrink = 1 / (1 + n * spread)
-    ratio = (1 / (sqrt(shrink) * error)) ** (2 / n)
-    if ratio * shrink >= 1:
-        return inf
-    return sqrt((n - 1) * (ratio - 1) / (1 - ratio * shrink))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,13 +271,13 @@ class Race:
         )
         return [objective.gain(off, on) for off, on in pairs if isfinite(off) and isfinite(on)]
 
-    def race_interval(self, setting: str, objective: Objective | None = None) -> Interval:
+    def race_interval(self, setting: str, objective: Objective | None = None) -> MeanInterval:
         """What the race says of a setting; for all settings at once."""
         gains = self.gains(setting, objective or self.rules.objective)
         error = self.rules.error / len(self.settings)
         return always_valid(gains, error, max(len(self.raced), FEWEST_PAIRS))
 
-    def confirmation_interval(self, objective: Objective | None = None) -> Interval:
+    def confirmation_interval(self, objective: Objective | None = None) -> MeanInterval:
         """What the confirmation says of the setting that won the race."""
         gains = self.gains(self.alive[0], objective or self.rules.objective, self.confirmed)
         return always_valid(gains, self.rules.error, self._planned)
@@ -414,7 +358,7 @@ class Race:
         guards = [(each, self.confirmation_interval(each)) for each in self.rules.guards]
         name, measure = self.alive[0], self.rules.objective.measure
         over = len(self.confirmed) >= self._planned
-        if found.pairs >= FEWEST_PAIRS:
+        if found.n >= FEWEST_PAIRS:
             worse = [each for each, at in guards if at.high < -(each.margin or 0)]
             kept = all(at.low > -(each.margin or 0) for each, at in guards)
             if found.low > 0 and kept:
@@ -450,5 +394,7 @@ class Race:
         if not known or pairs < FEWEST_PAIRS:
             return nan
         deviation = fmean(stdev(each) for each in known)
-        threshold = _threshold(pairs, self.rules.error, pairs) + NormalDist().inv_cdf(POWER)
+        if deviation == 0:
+            return nan
+        threshold = always_valid_t(pairs, self.rules.error, pairs) + NormalDist().inv_cdf(POWER)
         return threshold * deviation / sqrt(pairs)

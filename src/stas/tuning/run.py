@@ -10,6 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar
 
+from stas.activations.intervals import MeanInterval
 from stas.files import whole_file
 from stas.measures.measure import Measures, available_names
 from stas.method.config import STASConfig
@@ -17,11 +18,13 @@ from stas.pipelines.model import LoadedPipeline
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.prompts import Sample
 from stas.pipelines.sample import MANIFEST, METRICS, STRIP, VIDEO, VideoFiles
+from stas.preference.items import TUNE, Item
 from stas.studies.plan import OFF, Setting, folder_name
 from stas.studies.run import Run, carry_out
 from stas.studies.study import load_measures
 from stas.tuning.plan import Tune, load_tune
-from stas.tuning.race import Interval, Race
+from stas.tuning.race import Race
+from stas.tuning.votes import Ballot
 from stas.workers.executors import HERE, Workers
 from stas.workers.job import Progress, Report
 
@@ -37,10 +40,12 @@ class TuneRun(Run):
 
     Args:
         tune: The tune.
+        unrated: Pairs whose votes are waited for.
     """
 
-    noun: ClassVar[str] = "tune"
+    noun: ClassVar[str] = TUNE
     tune: Tune = field(kw_only=True)
+    unrated: list[Item] = field(default_factory=list)
 
     def plan(self) -> dict[str, Any]:
         return self.tune.to_dict()
@@ -67,14 +72,24 @@ class TuneRun(Run):
             settings=[setting for setting in self.settings if setting.name in wanted],
             samples=samples[done : done + race.next_round()],
             finished={},
+            unrated=[],
         )
 
     def add_round(self, race: Race, made: TuneRun) -> bool:
-        """Tell a race the numbers of a round; whether all of it is finished, so that it was."""
+        """Tell a race the numbers of a round; whether all of it is there, so that it was."""
         numbers = self.numbers()
         names = [setting.name for setting in made.settings]
         if any((s.name, name) not in numbers for s in made.samples for name in names):
             return False
+        if self.tune.voted:
+            ballot = Ballot(self)
+            if not {s.name for s in made.samples} <= set(ballot.counted()):
+                self.unrated = ballot.count(made)
+                if self.unrated:
+                    return False
+            for sample, voted in ballot.counted().items():
+                for name, each in voted.items():
+                    numbers[sample, name] = numbers[sample, name] | each
         race.add([{name: numbers[s.name, name] for name in names} for s in made.samples])
         return True
 
@@ -140,7 +155,8 @@ def run_tune(
         report: Called with how far all is, against the whole budget.
 
     Returns:
-        The race; its `outcome` says what it found.
+        The race; its `outcome` says what it found, and is None where votes are waited for: the same
+        call goes on when they are there.
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError: What `load_tune`, `open_tune` or the
@@ -161,10 +177,11 @@ def run_tune(
             if not run.add_round(race, made):
                 _make_round(made, race, loaded, measures, workers, batch, report)
                 run.finished |= made.finished
-                run.add_round(race, made)
+                if not run.add_round(race, made):
+                    break  # until people have voted
     finally:
         # After an error or Ctrl-C too: what is finished is worth its report.
-        if race.spent:
+        if race.spent or run.unrated:
             write_findings(run, race)
     return race
 
@@ -244,7 +261,7 @@ def evidence(race: Race) -> dict[str, Any]:
     }
 
 
-def _plain(record: Interval | Any) -> Mapping[str, Any]:
+def _plain(record: MeanInterval | Any) -> Mapping[str, Any]:
     return {
         key: None if isinstance(value, float) and not isfinite(value) else value
         for key, value in asdict(record).items()
