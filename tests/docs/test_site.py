@@ -17,7 +17,12 @@ from tests.docs.test_notebooks import NOTEBOOKS, pictures
 
 ROOT = Path(__file__).parent.parent.parent
 # Of the menu, beside those that other tests look at.
-PAGES = ("gallery.html", "recipes.html", *(f"notebooks/{path.stem}.html" for path in NOTEBOOKS))
+PAGES = (
+    "gallery.html",
+    "own-loop.html",
+    "recipes.html",
+    *(f"notebooks/{path.stem}.html" for path in NOTEBOOKS),
+)
 LOADS = {"src", "data", "poster", "srcset"}
 
 
