@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,10 +42,6 @@ run with the trained weights here, so what memory and time they need is not know
 checkpoint is that of the example in diffusers' source unless a note says otherwise; size,
 frames, steps and guidance are the defaults of the pipeline's signature, written out so that you
 see what to change. What the signature leaves to the pipeline is left out.
-
-ConsisID, which needs the embedding of a face, and Framepack, whose parts come from several
-checkpoints, have no script here: load them as diffusers' documentation says, and put `with
-stas.steer(pipe):` around the call. What `stas` knows of them is in [models.md](models.md).
 """
 
 
@@ -60,6 +56,11 @@ class Recipe:
         checkpoint: Hub id.
         tiny: Name of the TinyPipeline of tests/zoo that stands in for it.
         inputs: Arguments that are files, by what loads them: "image" or "video".
+        values: Other arguments of the call, as Python.
+        imports: Lines of what `before` and `after` need.
+        before: Lines between the checkpoint's name and its pipeline.
+        parts: Components that `before` makes, as the pipeline gets them.
+        after: Lines that make the values.
         note: A trap.
     """
 
@@ -69,6 +70,11 @@ class Recipe:
     checkpoint: str
     tiny: str
     inputs: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, str] = field(default_factory=dict)
+    imports: Sequence[str] = ()
+    before: str = ""
+    parts: Sequence[str] = ()
+    after: str = ""
     note: str = ""
 
 
@@ -87,6 +93,7 @@ def snippet(made: Recipe) -> str:
     for name, kind in made.inputs.items():
         ending = "png" if kind == "image" else "mp4"
         call[name] = f'{LOADED[kind]}("{name}.{ending}")'
+    call |= made.values
     call |= {
         name: repr(signature[name].default)
         for name in SETTINGS
@@ -94,18 +101,31 @@ def snippet(made: Recipe) -> str:
     }
     loading = MODELS[made.transformer].loading
     loaders = sorted({LOADED[kind] for kind in made.inputs.values()})
-    utils = ["export_to_video", *loaders]
+    classes = [made.pipeline, *([made.transformer] if "transformer" in made.parts else [])]
+    load = f"pipe = {made.pipeline}.from_pretrained"
+    arguments = ["checkpoint", "dtype=torch.bfloat16", *(f"{name}={name}" for name in made.parts)]
     lines = [
         "import stas",
         "import torch",
-        f"from diffusers import {made.pipeline}",
-        f"from diffusers.utils import {', '.join(utils)}",
+        *sorted(
+            [
+                f"from diffusers import {', '.join(classes)}",
+                f"from diffusers.utils import {', '.join(['export_to_video', *loaders])}",
+                *made.imports,
+            ]
+        ),
         "",
         f'checkpoint = "{made.checkpoint}"',
-        f"pipe = {made.pipeline}.from_pretrained(checkpoint, dtype=torch.bfloat16)",
+        *made.before.splitlines(),
+        *(
+            [f"{load}(", *(f"    {argument}," for argument in arguments), ")"]
+            if made.parts
+            else [f"{load}({', '.join(arguments)})"]
+        ),
         'pipe.to("cuda")',
         *(f"pipe.{part}.to(torch.float32)" for part in loading.float32),
         *(["pipe.vae.enable_tiling()"] if loading.tiled_vae else []),
+        *made.after.splitlines(),
         "with stas.steer(pipe) as handle:",
         "    video = pipe(",
         *(f"        {name}={value}," for name, value in call.items()),

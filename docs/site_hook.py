@@ -21,6 +21,9 @@ PAGES = {
 }
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
+SHOWN = (".md", ".ipynb", ".png", ".webp")
+NOTEBOOK_LINK = re.compile(r'(href="[^":#]+)\.(md|ipynb)\b')
+
 
 def on_files(files: Any, config: Any) -> Any:
     for source, page in PAGES.items():
@@ -48,8 +51,13 @@ def relinked(text: str, source: str, page: str) -> str:
         if not (ROOT / path).exists():
             return match[0]  # mkdocs says so
         inside = PAGES.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else "")
-        if not inside or not (path in PAGES or (ROOT / path).suffix in (".md", ".png", ".webp")):
+        if not inside or not (path in PAGES or (ROOT / path).suffix in SHOWN):
             return f"{label} (`{path}`)"
         return f"[{label}]({os.path.relpath(inside, Path(page).parent)}{anchor or ''})"
 
     return LINK.sub(place, text)
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """Notebooks become pages without mkdocs' own care for their links."""
+    return NOTEBOOK_LINK.sub(r"\1.html", html) if page.file.src_uri.endswith(".ipynb") else html

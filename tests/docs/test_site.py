@@ -9,11 +9,20 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import nbformat
 import pytest
 
 import stas
+from tests.docs.test_notebooks import NOTEBOOKS, pictures
 
 ROOT = Path(__file__).parent.parent.parent
+# Of the menu, beside those that other tests look at.
+PAGES = (
+    "gallery.html",
+    "own-loop.html",
+    "recipes.html",
+    *(f"notebooks/{path.stem}.html" for path in NOTEBOOKS),
+)
 LOADS = {"src", "data", "poster", "srcset"}
 
 
@@ -81,3 +90,23 @@ def test_links_out_of_the_folder_are_mended(site):
     assert 'href="training.html"' in html
     assert "../benchmarks" not in re.sub(r"<code>.*?</code>", "", html)
     assert 'src="images/off-on.png"' in (site / "index.html").read_text(encoding="utf-8")
+
+
+def test_every_link_leads_to_a_file(site):
+    for page in site.rglob("*.html"):
+        for address in re.findall(r'(?:href|src)="([^"#?]+)', page.read_text(encoding="utf-8")):
+            if not re.match(r"[a-z]+:|/", address):
+                assert (page.parent / address).exists(), f"{page.name}: {address}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_it_has_the_page(site, name):
+    assert (site / name).is_file()
+    assert f'href="{name}"' in (site / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_shown_as_it_is_kept(site, path):
+    html = (site / f"notebooks/{path.stem}.html").read_text(encoding="utf-8")
+    for picture in pictures(nbformat.read(path, as_version=4)):
+        assert "".join(picture["data"]["image/png"].split()) in "".join(html.split())

@@ -1,4 +1,4 @@
-"""Each message that docs/troubleshooting.md quotes is one that the source can say."""
+"""Each message that these pages quote is one that the source can say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-PAGE = ROOT / "docs/troubleshooting.md"
+PAGES = [ROOT / f"docs/{name}.md" for name in ("troubleshooting", "own-loop")]
 QUOTED = re.compile(r"^### (\w+): `(.+)`$", re.MULTILINE)
 GAP = "…"
 
@@ -48,7 +48,9 @@ def said(quoted: str) -> bool:
     return any(pattern.search(message) for message in SAID)
 
 
-@pytest.mark.parametrize("quoted", [quoted for _, quoted in QUOTED.findall(PAGE.read_text())])
+@pytest.mark.parametrize(
+    "quoted", [quoted for page in PAGES for _, quoted in QUOTED.findall(page.read_text())]
+)
 def test_the_source_says_it(quoted):
     assert max(map(len, quoted.split(GAP))) > 10, "too short to be one message"
     assert said(quoted), f"no message of the source: {quoted}"
