@@ -174,7 +174,9 @@ def generate(
         check_fps(fps)
     steering = None
     if steer:
-        steering = steering_of(config, values)
+        from stas.activations.profiles import default_steering
+
+        steering = steering_of(config, values, default_steering(model))
     loras = dict(lora or [])
     places = places_of(output, samples, None if kind is None else f".{kind}")
     read = ("config", config), ("prompt file", prompts), *files_of(given_files)
