@@ -73,20 +73,29 @@ def is_whole_video(path: str | os.PathLike[str], count: int, fps: float) -> bool
         count: How many frames it was given.
         fps: How fast.
 
-    Raises:
-        OSError, ValueError, IndexError, EOFError: It is none, or cut short.
+    Returns:
+        False too of what can't be read.
     """
     kind = Path(path).suffix
-    if kind not in ANIMATIONS:
-        return count_frames(path) == count
+    try:
+        if kind not in ANIMATIONS:
+            return count_frames(path) == count
+        shown = _times(path)
+    except Exception:  # of cut files decoders raise SyntaxError, struct.error and much else
+        return False
+    # Frames that are alike are one that is shown longer, and a single one has no time.
+    return len(shown) == 1 or sum(shown) == _ends(kind, count, fps)[-1]
+
+
+def _times(path: str | os.PathLike[str]) -> list[int]:
+    """How long each frame of an animation is shown, in milliseconds."""
+    shown = []
     with Image.open(path) as picture:
-        shown = []
         for number in range(getattr(picture, "n_frames", 1)):
             picture.seek(number)
             picture.load()
             shown.append(round(picture.info.get("duration", 0)))
-    # Frames that are alike are one that is shown longer, and a single one has no time.
-    return len(shown) == 1 or sum(shown) == _ends(kind, count, fps)[-1]
+    return shown
 
 
 def _ends(kind: str, count: int, fps: float) -> list[int]:

@@ -215,9 +215,9 @@ def _url(path: str | os.PathLike[str]) -> str:
 
 
 def count_frames(path: str | os.PathLike[str]) -> int:
-    """How many frames a video file holds, without decoding them."""
+    """How many whole frames a video file holds, without decoding them."""
     with av.open(_url(path)) as container:
-        return sum(packet.size > 0 for packet in container.demux(video=0))
+        return sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(video=0))
 
 
 def read_video(path: str | os.PathLike[str]) -> Frames:
