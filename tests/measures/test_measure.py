@@ -102,3 +102,16 @@ def test_a_measure_of_ones_own_returns_numbers_by_name(returned):
         measure(shifted(3), FrameMap(4), (), own=[broken])
     found = measure(shifted(3), FrameMap(4), (), own=[lambda f, p: {"n": len(p)}], prompt="ab")
     assert found.summary() == {"n": 2.0}
+
+
+def test_what_a_measure_of_ones_own_writes_changes_nothing():
+    def blackens(frames, prompt):
+        frames[:] = 0
+        return {"black": 1.0}
+
+    def sees(frames, prompt):
+        return {"same": float(np.array_equal(frames, shifted(3)))}
+
+    video = shifted(3)
+    assert measure(video, WAN, (), own=[blackens, sees]).summary()["same"] == 1
+    assert np.array_equal(video, shifted(3))

@@ -192,7 +192,8 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def _own(function: OwnMeasure, frames: Frames, prompt: str) -> dict[str, float]:
-    found = function(frames, prompt)
+    # A copy: what it writes there would be in the files. Read-only, torch would warn.
+    found = function(frames.copy(), prompt)
     try:
         return {str(name): float(value) for name, value in found.items()}
     except (AttributeError, TypeError, ValueError):

@@ -221,9 +221,15 @@ def count_frames(path: str | os.PathLike[str]) -> int:
 
 
 def read_video(path: str | os.PathLike[str]) -> Frames:
-    """All frames of a video file, (T, H, W, 3), uint8.
+    """All frames of a video file, (T, H, W, 3), uint8, turned as its camera says.
 
     The colours are those that the file's tags say; BT.601 in a file that has none.
     """
     with av.open(_url(path)) as container:
-        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+        return np.stack(
+            [
+                # Degrees, counterclockwise like rot90.
+                np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                for frame in container.decode(video=0)
+            ]
+        )
