@@ -197,11 +197,16 @@ def _own(function: OwnMeasure, frames: Frames, prompt: str) -> dict[str, float]:
     try:
         return {str(name): float(value) for name, value in found.items()}
     except (AttributeError, TypeError, ValueError):
-        name = getattr(function, "__qualname__", repr(function))
         raise ValueError(
-            f"The measure {name} must return numbers by name, as in {{'brightness': 0.4}}, but "
-            f"returned {found!r:.80}."
+            f"The measure {measure_name(function)} must return numbers by name, as in "
+            f"{{'brightness': 0.4}}, but returned {found!r:.80}."
         ) from None
+
+
+def measure_name(function: OwnMeasure) -> str:
+    """A measure's module and name, as `load_measure` takes them; of what has none its repr."""
+    name = getattr(function, "__qualname__", None)
+    return repr(function) if name is None else f"{function.__module__}:{name}"
 
 
 def load_measure(source: str) -> OwnMeasure:

@@ -11,7 +11,7 @@ from stas.checks import what_differs
 from stas.files import identity
 from stas.method.config import STASConfig
 from stas.pipelines.job import PipelineJob, is_out_of_memory
-from stas.pipelines.manifest import Manifest
+from stas.pipelines.manifest import Manifest, known_dims
 from stas.pipelines.model import LoadedPipeline
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.prompts import Sample
@@ -59,6 +59,7 @@ class GenerateJob(PipelineJob):
         }
         # The manifests to replace, which are not those that another process writes now.
         self._old = {name: self._now(name) for name in self._files} if force else {}
+        self._force = force
 
     @property
     def tasks(self) -> Sequence[str]:
@@ -69,6 +70,8 @@ class GenerateJob(PipelineJob):
         samples = [sample for group in self._groups.values() for sample in group]
         for texts in {tuple(sample.arguments.items()) for sample in samples}:
             self.loaded.check(self._arguments | dict(texts), self._steering)
+        with self.loaded.steered(self._steering) as handle:
+            self._dims = None if handle is None else known_dims(handle)
 
     def begin(self, tell: Tell) -> None:
         """See that what is there already is of this very request.
@@ -130,8 +133,16 @@ class GenerateJob(PipelineJob):
         Raises:
             FileExistsError: It is of another request.
         """
-        manifest = self.made(sample)
-        if manifest is None:
+        files = self._files[sample.name]
+        now = self._now(sample.name)
+        if now is None:
+            # What this command writes first is the video, and what it leaves half-written lies
+            # elsewhere: beside no video the others are somebody else's.
+            others = [path for path in files.paths if path.exists()]
+            if others and not self._force and not files.paths[0].exists():
+                raise self._refusal(others[0], "is of no video that this command made")
+            return False
+        if now == self._old.get(sample.name):
             return False
         asked = {
             "pipeline": asdict(self.loaded.options),
@@ -140,10 +151,22 @@ class GenerateJob(PipelineJob):
             "fps": self.loaded.fps if self._fps is None else self._fps,
             "steering": None if self._steering is None else self._steering.to_dict(),
         }
-        if differing := what_differs({name: getattr(manifest, name) for name in asked}, asked):
-            video = str(self._files[sample.name].paths[0])
-            raise FileExistsError(
-                f"{video!r} exists already and was made otherwise: {differing}. Give another -o, "
-                "or --force to overwrite."
-            )
-        return True
+        path = files.path(MANIFEST)
+        try:
+            manifest = Manifest.load(path)
+        except ValueError as error:
+            raise self._refusal(path, f"is no manifest: {error}") from error
+        found = {name: getattr(manifest, name) for name in asked}
+        # Beside another steering its dimensions are no news.
+        if differing := what_differs(found, asked) or what_differs(
+            {"dims": manifest.known_dims}, {"dims": self._dims}
+        ):
+            there = files.paths[0] if files.paths[0].exists() else path
+            raise self._refusal(there, f"was made otherwise: {differing}")
+        return files.read() is not None
+
+    def _refusal(self, path: Path, why: str) -> FileExistsError:
+        return FileExistsError(
+            f"{str(path)!r} exists already and {why.rstrip('.')}. Give another -o, or --force to "
+            "overwrite."
+        )
