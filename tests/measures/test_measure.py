@@ -115,3 +115,10 @@ def test_what_a_measure_of_ones_own_writes_changes_nothing():
     video = shifted(3)
     assert measure(video, WAN, (), own=[blackens, sees]).summary()["same"] == 1
     assert np.array_equal(video, shifted(3))
+
+
+@pytest.mark.parametrize("name", ["n", "pixel difference", "pixel difference, across chunks"])
+def test_a_name_that_another_measure_has_is_refused(name):
+    own = [lambda frames, prompt: {"n": 1}, lambda frames, prompt: {name: 1}]
+    with pytest.raises(ValueError, match=f"returned '{name}', which another measure gives already"):
+        measure(shifted(3), WAN, ("pixel difference",), own=own)

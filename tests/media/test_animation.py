@@ -57,6 +57,15 @@ def test_what_is_cut_short_is_not_whole(tmp_path, kind):
         assert not is_whole_video(path, 6, 8), length
 
 
+@pytest.mark.parametrize(("kind", "fps"), [("gif", 51), ("gif", 0.01), ("apng", 0.01)])
+def test_rates_that_a_file_can_not_say_are_refused_first(run, tmp_path, kind, fps):
+    with pytest.raises(ValueError, match=f"A .{kind} shows from 0.02 to .* but got {fps}"):
+        write_by_suffix(tmp_path / f"a.{kind}", FRAMES, fps)
+    code, _, err = run("generate", "a cat", "-o", "a.gif", "--fps", 51, "--frames", "5")
+    assert code == 1 and "Give another number, or write a .webp" in err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_can_not_be_written_leaves_nothing(tmp_path):
     for name, frames, fps in (
         ("a.gif", FRAMES[:0], 8),

@@ -18,7 +18,7 @@ from stas.pipelines.load import load_pipeline
 from stas.pipelines.options import PipelineOptions
 from tests.tiny import tiny_wan
 
-PROXY = {"https": "http://127.0.0.1:1"}
+PROXIES = [{name: "http://127.0.0.1:1"} for name in ("https", "all")]
 
 PROMPT = "a red circle moving right on a blue background"
 
@@ -187,7 +187,8 @@ def test_no_time_is_lost_where_the_network_is_off(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(DiffusionPipeline, "load_config", load_config)
-    for proxies, offline, message in (({}, True, "there is no network"), (PROXY, False, "nothing")):
+    ways = [({}, True, "there is no network"), *((each, False, "nothing") for each in PROXIES)]
+    for proxies, offline, message in ways:
         monkeypatch.setattr("stas.pipelines.load.getproxies", lambda proxies=proxies: proxies)
         with pytest.raises(OSError, match=message):
             load_pipeline(PipelineOptions(model="nobody/nothing", device="cpu"))

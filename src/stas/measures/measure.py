@@ -161,7 +161,7 @@ class Measures:
 
         Raises:
             TypeError, ValueError: See `stas.measures.frames.check_frames`, or a measure of your own
-                gives no numbers.
+                gives no numbers, or one by the name of another's.
         """
         frames = check_frames(frames)
         curves: dict[str, Values] = {}
@@ -175,12 +175,18 @@ class Measures:
         values = {name: take(frames) for name, take in FRAMES.items() if name in self.names}
         if self.aesthetic is not None:
             values["aesthetic"] = self.aesthetic.scores(frames)
-        return VideoMetrics(
-            curves=curves,
-            frames=values,
-            cross=cross_chunk(len(frames), frame_map),
-            numbers={k: v for each in self.own for k, v in _own(each, frames, prompt).items()},
-        )
+        measured = VideoMetrics(curves, values, cross_chunk(len(frames), frame_map))
+        taken = set(measured.summary())
+        for each in self.own:
+            numbers = _own(each, frames, prompt)
+            if twice := sorted(taken & set(numbers)):
+                raise ValueError(
+                    f"The measure {measure_name(each)} returned {twice[0]!r}, which another "
+                    "measure gives already: return it by another name."
+                )
+            taken |= set(numbers)
+            measured.numbers.update(numbers)
+        return measured
 
 
 def check_names(names: Sequence[str]) -> None:

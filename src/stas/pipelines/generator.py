@@ -9,6 +9,7 @@ from typing import Any
 
 from stas.checks import what_differs
 from stas.files import identity
+from stas.media.animation import check_fps_of
 from stas.method.config import STASConfig
 from stas.pipelines.job import PipelineJob, is_out_of_memory
 from stas.pipelines.manifest import Manifest, known_dims
@@ -70,6 +71,9 @@ class GenerateJob(PipelineJob):
         samples = [sample for group in self._groups.values() for sample in group]
         for texts in {tuple(sample.arguments.items()) for sample in samples}:
             self.loaded.check(self._arguments | dict(texts), self._steering)
+        fps = self.loaded.fps if self._fps is None else self._fps
+        for suffix in {files.kinds[0] for files in self._files.values()}:
+            check_fps_of(suffix, fps)
         with self.loaded.steered(self._steering) as handle:
             self._dims = None if handle is None else known_dims(handle)
 

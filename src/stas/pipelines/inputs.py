@@ -133,7 +133,7 @@ def _read_frames(path: Path, name: str, count: int | None) -> list[Image.Image]:
     return [Image.fromarray(frame) for frame in frames[:count]]
 
 
-def check_shape(arguments: Mapping[str, Any], width: Any, height: Any) -> str:
+def shape_warning(arguments: Mapping[str, Any], width: Any, height: Any) -> str:
     """What to say of a picture whose shape is not the video's; "" of one that fits.
 
     Args:

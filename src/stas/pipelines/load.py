@@ -126,7 +126,8 @@ def _unreadable(model: str, error: Exception, *, local: bool, offline: bool) -> 
 def _is_offline() -> bool:
     """Whether the hub can't be reached: its name has no address, and no proxy is there to ask."""
     hub = urlsplit(ENDPOINT)
-    if getproxies().get(hub.scheme):
+    proxies = getproxies()
+    if proxies.get(hub.scheme) or proxies.get("all"):
         return False
     try:
         socket.getaddrinfo(hub.hostname, hub.port or hub.scheme)

@@ -38,8 +38,8 @@ class Manifest:
         pipeline: Arguments of `stas.pipelines.load.load_pipeline`.
         model: What they loaded: pipeline class, and the commit of a hub model.
         arguments: Arguments of the pipeline's call, the prompt among them.
-        prompt_file: Name and SHA-256 of the prompt list, if there was one, and as `line` which of
-            its prompts it is, from 1.
+        prompt_file: Name and SHA-256 of the prompt list, if there was one, and as `line` where in
+            it the prompt is, from 1; of a study, as `prompt` which of its prompts it is.
         seed: Of the noise.
         fps: Frames per second of the file.
         steering: The STASConfig as a dict, or None when nothing was steered.

@@ -60,6 +60,7 @@ class LoadedPipeline:
                 dtype=dtype,  # type: ignore[arg-type]  # any that a pipeline may have
             )
         self.options = options
+        self.warned: set[str] = set()  # what was warned of already
 
     def __repr__(self) -> str:
         options = self.options
