@@ -198,6 +198,27 @@ def test_no_time_is_lost_where_the_network_is_off(monkeypatch):
 @pytest.mark.parametrize(
     ("file", "content", "reason"),
     [
+        ("model_index.json", [], r"_class_name, .* but got \[\]"),
+        ("model_index.json", {"_class_name": None}, "model_index.json of .*model' must be"),
+        ("model_index.json", {"_class_name": "NoPipeline"}, "model' can't be loaded: .*NoPipeline"),
+        ("tokenizer/tokenizer.json", {"added_tokens": 3}, "model' can't be loaded: .*JSON"),
+        ("transformer/config.json", {"num_layers": 0}, "transformer has no blocks"),
+        ("vae/config.json", {"scale_factor_temporal": 0}, "model' must be 1 or more, but got 0"),
+    ],
+)
+def test_a_folder_that_says_what_can_not_be_is_told(tmp_path, file, content, reason):
+    folder = tmp_path / "model"
+    shutil.copytree(BUNDLED_MODEL, folder)
+    old = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(old | content if content else content))
+    with pytest.raises(ValueError, match=reason):
+        loaded = load_pipeline(PipelineOptions(model=str(folder), device="cpu"))
+        loaded.check({"prompt": PROMPT, "num_frames": 5}, stas.STASConfig())
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
         ("transformer/diffusion_pytorch_model.safetensors", None, "no file named"),
         ("transformer/diffusion_pytorch_model.safetensors", b"cut", "Unable to load weights"),
         ("vae/config.json", b"{", "not a valid JSON file"),

@@ -19,7 +19,8 @@ from stas.pipelines.job import carry_out
 from stas.pipelines.load import load_pipeline
 from stas.pipelines.prompts import Prompt, read_prompts, samples_of, texts_alone
 from stas.pipelines.texts import unread
-from stas.workers.executors import HERE
+from stas.workers.executors import HERE, TasksFailedError
+from stas.workers.leases import Leases
 from tests.zoo import all_tinies
 
 RUNS = {run.name: run for tiny in all_tinies().values() for run in tiny.pipelines}
@@ -230,3 +231,19 @@ def test_two_that_write_one_file_do_not_lose_a_video(tmp_path):
         assert (tmp_path / "x.mp4").read_bytes() == before
     carry_out(job("a blue square", force=True), HERE)
     assert (tmp_path / "x.mp4").read_bytes() != before
+
+
+def test_a_batch_keeps_others_from_all_of_its_files(tmp_path, monkeypatch):
+    loaded = load_pipeline("bundled", device="cpu")
+    samples = samples_of([Prompt("a cat")], [1, 0])
+    places = [tmp_path / f"{sample.name}.mp4" for sample in samples]
+    taken = []
+
+    def make(*arguments, **options):
+        taken.extend(Leases(tmp_path, "other").take(place.stem) for place in places)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("stas.pipelines.generator.make_samples", make)
+    with pytest.raises(TasksFailedError, match="enough"):
+        carry_out(GenerateJob(loaded, samples, places, {"num_frames": 5}, batch=2), HERE)
+    assert taken == [None, None]

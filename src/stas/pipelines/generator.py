@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from stas.pipelines.options import PipelineOptions
 from stas.pipelines.prompts import Sample
 from stas.pipelines.sample import MANIFEST, STRIP, VideoFiles, make_samples, write_all
 from stas.workers.job import TaskError, Tell
+from stas.workers.leases import Leases
 
 
 class GenerateJob(PipelineJob):
@@ -54,10 +56,10 @@ class GenerateJob(PipelineJob):
             sample.name: VideoFiles(place.with_suffix(""), (place.suffix, STRIP, MANIFEST))
             for sample, place in zip(samples, places, strict=True)
         }
-        # By file, so that whoever is about to write the same one waits, and then refuses to.
-        self._groups = {
-            places[i].stem: list(samples[i : i + batch]) for i in range(0, len(samples), batch)
-        }
+        # By file, so that whoever is about to write the same one waits, and then refuses to: by
+        # the first of each group, since all take them in that order, and none waits in a ring.
+        groups = [list(samples[i : i + batch]) for i in range(0, len(samples), batch)]
+        self._groups = {self._stems(group)[0]: group for group in groups}
         # The manifests to replace, which are not those that another process writes now.
         self._old = {name: self._now(name) for name in self._files} if force else {}
         self._force = force
@@ -91,8 +93,15 @@ class GenerateJob(PipelineJob):
         return all(self._is_made(sample) for sample in self._groups[task])
 
     def make(self, task: str, tell: Tell) -> None:
-        samples = self._groups[task]
+        with ExitStack() as others:
+            for stem in self._stems(self._groups[task])[1:]:
+                others.enter_context(Leases(self.folder, "").wait(stem))
+            self._make(self._groups[task], tell)
+
+    def _make(self, samples: Sequence[Sample], tell: Tell) -> None:
         lacking = [not self._is_made(sample) for sample in samples]
+        if not any(lacking):
+            return
         calls = [self._call(sample) for sample in samples]
         try:
             with self.loaded.steered(self._steering) as handle:
@@ -124,6 +133,9 @@ class GenerateJob(PipelineJob):
             return None
         found = self._files[sample.name].read()
         return None if found is None else found.manifest
+
+    def _stems(self, samples: Sequence[Sample]) -> list[str]:
+        return sorted(self._files[sample.name].stem.name for sample in samples)
 
     def _now(self, name: str) -> Any:
         return identity(self._files[name].path(MANIFEST))
