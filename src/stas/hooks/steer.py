@@ -138,6 +138,7 @@ class SteeringHandle(Handle):
         super().__init__(steerings)
         self.config = config
         self._steerings = dict(steerings)
+        self.known = self.dims  # before the first forward: given, of a profile, or None
         for steering in steerings.values():
             steering.handle = self
 
