@@ -40,7 +40,18 @@ def test_vbench_from_its_first_video_to_its_table(run, tmp_path, stub):
     assert code == 1 and "holds another benchmark" in err
 
     cache = all_models(tmp_path / "cache")
-    score = ("bench", "score", "r", "--env", stub / "env", "--cache", cache, "--device", "cpu")
+    score = (
+        "bench",
+        "score",
+        "r",
+        "--env",
+        stub / "env",
+        "--cache",
+        cache,
+        "--device",
+        "cpu",
+        "-q",
+    )
     (tmp_path / "r" / "00-off" / "stray.mp4").touch()
     code, _, err = run(*score, "--dimension", "human_action")
     assert code == 0 and "Left out: 1 files in 00-off" in err and "stray.mp4" in err
@@ -48,7 +59,7 @@ def test_vbench_from_its_first_video_to_its_table(run, tmp_path, stub):
     code, _, err = run(*score, "--dimension", "background_consistency", "--run", "on")
     assert code == 1 and "background_consistency of on: background_consistency has the" in err
 
-    code, out, err = run("bench", "table", "r")
+    code, out, err = run("bench", "table", "r", "-q")
     assert code == 0 and "No total of off: 16 of 16 dimensions are not whole" in err
     assert "(1 of 100 prompts)" in out and "not scored" in out
     text = (tmp_path / "r" / "table.csv").read_text()

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from stas import __version__
 from stas.checks import StasWarning
@@ -27,7 +26,7 @@ from stas.cli.profile import profile
 from stas.cli.rate import rate
 from stas.cli.record import plot, record
 from stas.cli.reproduce import reproduce
-from stas.cli.say import RepeatError, console, errors, is_verbose, sentence
+from stas.cli.say import RepeatError, console, errors, fail, is_verbose, sentence, warn
 from stas.cli.studies import compare, study
 from stas.cli.tune import tune
 
@@ -51,12 +50,12 @@ def main() -> None:
         sys.exit(app(prog_name="stas", standalone_mode=False) or 0)
     except _UsageError as error:
         if message := error.format_message():  # there is none when all that was missing is help
-            errors.print(f"[bold red]Error:[/] {escape(message)}")
+            fail(message)
         sys.exit(2)
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
         if is_verbose():
             traceback.print_exc()
-        errors.print(f"[bold red]Error:[/] {escape(sentence(error))}")
+        fail(sentence(error))
         cause = error.__cause__ if isinstance(error, RepeatError) else error
         names_a_file = isinstance(cause, OSError) and cause.filename is not None
         origin = Path(traceback.extract_tb(cause.__traceback__)[-1].filename) if cause else None
@@ -68,7 +67,7 @@ def main() -> None:
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Say what stas warns of; what the libraries beneath warn of is not for users of a command."""
     if issubclass(category, StasWarning) or is_verbose():
-        errors.print(f"[yellow]Warning:[/] {escape(str(message))}")
+        warn(str(message))
 
 
 def _version(asked: bool) -> None:

@@ -39,7 +39,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 notes = Console(highlight=False, soft_wrap=True, stderr=True)
-errors = Console(highlight=False, soft_wrap=True, stderr=True)  # and warnings: they are never quiet
+errors = Console(highlight=False, soft_wrap=True, stderr=True)  # never quiet
 
 
 def speak(*, quiet: bool, verbose: bool) -> None:
@@ -57,6 +57,16 @@ def speak(*, quiet: bool, verbose: bool) -> None:
     logging.getLogger("stas").setLevel(logging.INFO if verbose else logging.NOTSET)
     if verbose:
         logging.basicConfig(level=logging.INFO)
+
+
+def warn(message: str, head: str = "Warning") -> None:
+    """Say what is not as was asked, --quiet or not."""
+    errors.print(f"[yellow]{escape(head)}:[/] {escape(message)}")
+
+
+def fail(message: str) -> None:
+    """Say what went wrong, --quiet or not; nothing is raised."""
+    errors.print(f"[bold red]Error:[/] {escape(message)}")
 
 
 def is_verbose() -> bool:
@@ -194,9 +204,9 @@ def say_findings(stats: ActivationStats) -> None:
         )
     console.print(table)
     if found.nonfinite:
-        notes.print(
-            f"[yellow]Warning:[/] {found.nonfinite} values belong to samples with a NaN or an "
-            "infinity and were left out."
+        warn(
+            f"{found.nonfinite} values belong to samples with a NaN or an infinity and were left "
+            "out."
         )
 
 
@@ -240,6 +250,5 @@ def say_differences(result: Comparison) -> None:
         table.add_row(row.measure, escape(row.run), *cells, row.words)
     show(table)
     if result.missing:
-        notes.print(
-            f"Not measured: {', '.join(result.missing)}. They need pip install 'stas\\[metrics]'."
-        )
+        names = ", ".join(result.missing)
+        warn(f"{names}. They need pip install 'stas[metrics]'.", "Not measured")
