@@ -45,7 +45,11 @@ def whole_file(path: str | os.PathLike[str], *, alone: bool = False) -> Iterator
     prefix = f"{_PART}{crc32(path.name.encode(errors='surrogateescape')):08x}-"
     for left in path.parent.glob(f"{prefix}*") if alone else ():
         left.unlink(missing_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix[:16])
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix[:16])
+    except OSError as error:
+        error.filename = str(path)  # nobody asked for the temporary one
+        raise
     os.close(handle)
     temporary = Path(name)
     try:

@@ -7,8 +7,11 @@ import os
 
 import pytest
 
+from stas.pipelines.options import PipelineOptions
+from stas.suites.compbench import read_samples
+from stas.suites.run import BenchmarkRun
 from tests.command import files
-from tests.suites.made import all_models, rows, stub_environment, write_info
+from tests.suites.made import OFF, all_models, rows, stub_environment, write_info
 from tests.suites.test_compbench import write_prompts
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the stub lies in lib/")
@@ -98,6 +101,15 @@ def test_the_doctor_ends_with_1_where_something_is_missing(run, tmp_path, stub):
     code, out, _ = run("bench", "doctor", "--env", stub / "env", "--cache", tmp_path)
     assert code == 1 and "temporal_flickering: ready" in out
     assert "scene: " in out and "tag2text_swin_14m.pth is missing; it comes from" in out
+
+
+def test_what_compbenchs_scorers_would_not_heed_is_refused(run, tmp_path):
+    samples, source = read_samples(write_prompts(tmp_path / "prompts"))
+    options = {"arguments": {}, "measured": (), "model": "bundled", "source": source}
+    made = BenchmarkRun(tmp_path / "r", [OFF], samples, suite="compbench", **options)
+    made.begin(PipelineOptions(device="cpu").resolved())
+    code, _, err = run("bench", "score", "r", "--dimension", "scene", "--no-static")
+    assert code == 2 and "remove --dimension, --static/--no-static. Only --run can be" in err, err
 
 
 def test_compbench_is_not_laid_out_before_it_is_whole(run, tmp_path):

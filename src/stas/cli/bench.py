@@ -31,6 +31,7 @@ from stas.cli.options import (
     WorkerCount,
     call_arguments,
     read_workers,
+    refuse_other_options,
 )
 from stas.cli.say import LOADING, bars, console, fail, load_for, notes, show, warn
 from stas.pipelines.options import PipelineOptions
@@ -233,6 +234,7 @@ def make(
 @bench.command()
 @command
 def score(
+    context: typer.Context,
     folder: Folder,
     env: Env = ENV,
     cache: Cache = None,
@@ -263,6 +265,8 @@ def score(
     dimensions = read_dimensions(dimension) if dimension else None
     with notes.status("Looking at the videos"):
         made = read_run(folder)
+    if made.suite == "compbench":
+        refuse_other_options(context, "T2V-CompBench has scorers of its own", "folder", "run")
     settings = [made.setting(name) for name in run] if run else list(made.settings)
     for setting in settings:
         if strays := made.strays(setting):
