@@ -15,7 +15,7 @@ from PIL import Image
 import stas
 from stas.activations.profiles import FOLDER_PROFILE
 from stas.assets import BUNDLED_MODEL
-from stas.cli import app as cli
+from stas.cli import main as cli
 from stas.cli import say
 from stas.media.pictures import GAP
 from stas.media.video import read_video, to_frames
@@ -418,7 +418,7 @@ def test_bad_input_gets_a_sentence_and_leaves_nothing(run, tmp_path, arguments, 
 def test_a_slip_is_told_before_torch_is_loaded(tmp_path, arguments):
     (tmp_path / "bad.json").write_text("{")
     probe = (
-        "import sys; from stas.cli import app as cli\n"
+        "import sys; from stas.cli import main as cli\n"
         "try: cli.main()\n"
         "finally: assert 'torch' not in sys.modules"
     )

@@ -1,4 +1,4 @@
-"""The app: help, version, errors, how much is said, and where there is little room."""
+"""The whole command line: help, version, errors, how much is said, where there is little room."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_no_color_and_no_terminal(tmp_path):
 
 def test_a_shell_completes_commands(tmp_path):
     variables = {"_STAS_COMPLETE": "complete_bash", "COMP_WORDS": "stas gen", "COMP_CWORD": "1"}
-    code = "import sys; sys.argv = ['stas']; from stas.cli.app import main; main()"
+    code = "import sys; sys.argv = ['stas']; from stas.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | variables
     )
