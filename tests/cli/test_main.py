@@ -31,11 +31,9 @@ def test_help_has_room_in_less_than_80_columns(run, monkeypatch, command):
     assert max(map(len, out.splitlines())) <= 78 and "…" not in out
 
 
-def test_a_traceback_can_be_asked_for(run, monkeypatch):
+def test_a_traceback_can_be_asked_for(run):
     assert "Traceback" not in run("generate", "x", "--scale", "nan")[2]
     assert "Traceback" in run("generate", "x", "--scale", "nan", "--verbose")[2]
-    monkeypatch.setenv("STAS_TRACEBACK", "1")
-    assert "Traceback" in run("generate", "x", "--scale", "nan")[2]
 
 
 def test_quiet_says_results_and_errors_alone(run, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -70,9 +69,8 @@ def fail(message: str) -> None:
 
 
 def is_verbose() -> bool:
-    """Whether --verbose was given, or STAS_TRACEBACK is set."""
-    told = logging.getLogger("stas").level == logging.INFO
-    return told or bool(os.environ.get("STAS_TRACEBACK"))
+    """Whether --verbose was given."""
+    return logging.getLogger("stas").level == logging.INFO
 
 
 def show(table: Table) -> None:
