@@ -229,11 +229,12 @@ def _duration(seconds: float) -> str:
 
 def say_differences(result: Comparison) -> None:
     """Say what differs, as a table; in a sentence where none could tell."""
+    from stas.studies.differences import FEWEST_PAIRS
     from stas.studies.page import verdict
 
     rows = result.differences()
     if (said := verdict(rows)) and all(row.steered for row in rows):
-        console.print(said)
+        console.print(f"{said} --prompts and --seed 0-{FEWEST_PAIRS - 1} give them.")
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("measure", "run", "difference", "95 % interval", "n", "in words"):
