@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
@@ -28,18 +27,13 @@ from safetensors.torch import load_model
 
 import stas
 from benchmarks.timing import report
-from stas.files import whole_file
+from stas.files import tomllib, whole_file
 from stas.pipelines.prompts import Sample
 from stas.preference.statistics import sign_test
 from stas.studies.differences import Difference, difference
 from training.classifier import JUDGE, Classifier, labels_of
 from training.clips import Scene
 from training.evaluate import chosen_scenes, single_out
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 PLAN = Path(__file__).with_suffix(".toml")
 KEPT = Path("outputs/helps")

@@ -1,20 +1,17 @@
 """Make the tables of docs/bundled-model.md from the results in training/.
 
-    python -m docs.make_bundled
-
-A table stands between `<!-- NAME -->`, of TABLES, and `<!-- end -->`.
+python -m docs.make_bundled
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from docs.make_peers import table
+from docs.tables import filled, table
 from stas.assets import BUNDLED_MODEL
 from stas.files import whole_file
 from stas.studies.differences import TOO_FEW
@@ -25,7 +22,6 @@ from training.transformer import HEAD_WIDTH
 
 PAGE = Path(__file__).with_name("bundled-model.md")
 TRAINING = Path(__file__).parent.parent / "training"
-PLACE = re.compile(r"(<!-- ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 REGIONS = {"first_frame": "first latent frame", "boundary": "boundary, 8 %", "interior": "interior"}
 
 
@@ -224,7 +220,9 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def fill(text: str) -> str:
     """The page with its tables made anew."""
-    return PLACE.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], text)
+    for name, made in TABLES.items():
+        text = filled(text, name, made())
+    return text
 
 
 def main() -> None:

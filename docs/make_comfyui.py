@@ -8,23 +8,14 @@ python -m docs.make_comfyui
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
-from docs.make_models import filled
+from docs import tables
 from stas.comfyui.table import MODELS
 
 PAGE = Path(__file__).with_name("comfyui.md")
 RESULTS = PAGE.parent.parent / "benchmarks/results/comfyui.json"
 HEADINGS = ("class", "blocks", "reached by", "the video's tokens", "remarks")
-COSTS = re.compile(r"(<!-- costs -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def in_markdown(rows: list[tuple[str, ...]]) -> str:
-    """A table; the first row is its head."""
-    head, *rest = rows
-    lines = [head, ("---",) * len(head), *rest]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def table() -> str:
@@ -34,7 +25,7 @@ def table() -> str:
         blocks = ", ".join(f"`{stack.blocks}`" for stack in row.stacks)
         reached = "a hook" if row.stacks[0].key is None else "ComfyUI's patches"
         lines.append((f"`{row.transformer}`", blocks, reached, row.lies, row.note))
-    return in_markdown(lines)
+    return tables.table(lines)
 
 
 def costs() -> str:
@@ -51,12 +42,12 @@ def costs() -> str:
     lines = [("steered", "seconds", "ratio to the plain sampling of the same round")]
     for name in results["seconds"]:
         lines.append((name, spread("seconds", name, 2), spread("ratios", name, 3)))
-    return in_markdown(lines)
+    return tables.table(lines)
 
 
 def page(text: str) -> str:
     """The page with both tables."""
-    return COSTS.sub(lambda match: match[1] + costs() + match[2], filled(text, table()))
+    return tables.filled(tables.filled(text, "models", table()), "costs", costs())
 
 
 def main() -> None:

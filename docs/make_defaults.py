@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import csv
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from docs import tables
 from stas.files import whole_file
 from stas.studies.differences import NO_DIFFERENCE, TOO_FEW
 
 PAGE = Path(__file__).with_name("defaults.md")
 HELPS = Path(__file__).parent.parent / "benchmarks/results/helps.json"
 STUDIES = Path(__file__).parent.parent / "benchmarks/results/studies"
-TABLE = re.compile(r"(<!-- (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # Of all that is in the CSV files: the task's truth, and what the paper speaks of.
 MEASURES = (
     "all right",
@@ -39,37 +38,34 @@ MEASURES = (
 )
 
 
-def table(study: str, axis: str) -> Iterator[str]:
-    """The lines of one table; bold where the interval leaves out zero."""
+def table(study: str, axis: str) -> Iterator[Iterable[str]]:
+    """The rows of one table; bold where the interval leaves out zero."""
     with (STUDIES / study / "differences.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["axis"] == axis]
     found = {(row["measure"], row["value"]): row for row in rows}
     values = list(dict.fromkeys(row["value"] for row in rows))
     if not rows:
         raise ValueError(f"The study {study} has no axis {axis}.")
-    yield f"| measure | off | {' | '.join(values)} |"
-    yield "|" + "---|" * (len(values) + 2)
+    yield "measure", "off", *values
     for measure in MEASURES:
         # Of the value with most pairs: those of others lack videos without an object.
         fullest = max(values, key=lambda value: int(found[measure, value]["n"] or 0))
         off = float(found[measure, fullest]["mean off"])
-        cells = " | ".join(cell(found[measure, value]) for value in values)
-        yield f"| {measure} | {off:.3g} | {cells} |"
+        yield measure, f"{off:.3g}", *(cell(found[measure, value]) for value in values)
     counts = [sorted({int(row["n"] or 0) for row in rows if row["value"] == v}) for v in values]
     spans = (str(n[0]) if n[0] == n[-1] else f"{n[0]} to {n[-1]}" for n in counts)
-    yield f"| pairs | | {' | '.join(spans)} |"
+    yield "pairs", "", *spans
 
 
-def helps_table() -> Iterator[str]:
-    """The lines of what thousands of pairs say of whether steering helps."""
+def helps_table() -> Iterator[Iterable[str]]:
+    """The rows of what thousands of pairs say of whether steering helps."""
     found = json.loads(HELPS.read_text(encoding="utf-8"))
     heads = "question", "setting", "right", "difference", "better, worse", "p", "Holm"
-    yield f"| {' | '.join((*heads, 'across chunks', 'within chunks'))} |"
-    yield "|" + "---|" * 9
+    yield *heads, "across chunks", "within chunks"
     asked = [(name, each, each["answers"]) for name, each in found["questions"].items()]
     again = found["confirmation"]
     for name, head, answers in (*asked, ("confirmation, other seeds", again, [again["answer"]])):
-        yield f"| {name}, {head['pairs']:,} pairs | off | {head['off']:.4f} | | | | | | |"
+        yield f"{name}, {head['pairs']:,} pairs", "off", f"{head['off']:.4f}", *[""] * 6
         for each in answers:
             right, across, within = (
                 f"{change:+.4f} ({low:+.4f} to {high:+.4f})"
@@ -77,11 +73,9 @@ def helps_table() -> Iterator[str]:
             )
             more, _, less = each["captions"]
             corrected = head.get("holm", {}).get(each["setting"])
-            yield (
-                f"| | {each['setting']} | {each['right']:.4f} | {right} | {more}, {less} | "
-                f"{each['p']:.2g} | {'' if corrected is None else f'{corrected:.2g}'} | {across} | "
-                f"{within} |"
-            )
+            numbers = f"{each['right']:.4f}", right, f"{more}, {less}", f"{each['p']:.2g}"
+            holm = "" if corrected is None else f"{corrected:.2g}"
+            yield "", each["setting"], *numbers, holm, across, within
 
 
 def cell(row: dict[str, str]) -> str:
@@ -94,12 +88,11 @@ def cell(row: dict[str, str]) -> str:
 
 def fill(text: str) -> str:
     """The page with its tables made anew."""
-
-    def lines(match: re.Match[str]) -> str:
-        made = helps_table() if match[2] == "helps" else table(match[2], match[3])
-        return match[1] + "\n".join(made) + "\n" + match[4]
-
-    return TABLE.sub(lines, text)
+    for name in tables.names(text):
+        study, axis = name.split()
+        made = helps_table() if study == "helps" else table(study, axis)
+        text = tables.filled(text, name, tables.table(made))
+    return text
 
 
 if __name__ == "__main__":

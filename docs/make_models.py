@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from docs import tables
 from stas.models.table import MODELS
 
 PAGE = Path(__file__).with_name("models.md")
-BEGIN, END = (f"<!-- made by `make docs`: {word} -->\n" for word in ("begin", "end"))
 GUIDANCE = {"separate": "two calls, cond first", "batched": "one batch, uncond first"}
 HEADINGS = ("class", "pipelines", "tested", "guidance", "the video's tokens", "limits")
 
 
 def table() -> str:
     """The rows as a table in Markdown."""
-    lines = [HEADINGS, ("---",) * len(HEADINGS)]
+    lines = [HEADINGS]
     for spec in MODELS.values():
         facts = spec.facts()
         lines.append(
@@ -30,19 +30,12 @@ def table() -> str:
                 "<br>".join(facts["limits"]),
             )
         )
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
-def filled(text: str, made: str) -> str:
-    """The page with `made` between its two marks."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}{made}{END}{after}"
+    return tables.table(lines)
 
 
 def page(text: str) -> str:
     """The page with the table that the rows give."""
-    return filled(text, table())
+    return tables.filled(text, "models", table())
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import BASELINE, FRAMES, LOG, LOWER
-from docs.make_models import filled
+from docs.tables import filled, table
 
 PAGE = Path(__file__).with_name("peers.md")
 FOLDER = Path(__file__).parent.parent / "benchmarks/results"
@@ -24,13 +24,6 @@ UNITS = {  # of what is too small to be read as it is
     "warping error, within chunks": (1e-6, "millionths"),
     "warping error, across chunks": (1e-6, "millionths"),
 }
-
-
-def table(lines: Iterable[Iterable[str]]) -> str:
-    """A table in Markdown, its headings first."""
-    headings, *rest = (tuple(line) for line in lines)
-    lines = (headings, ("---",) * len(headings), *rest)
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def costs(methods: Mapping[str, Any]) -> str:
@@ -145,7 +138,7 @@ def page(text: str, results: Sequence[Mapping[str, Any]]) -> str:
     left_out = ((f"`{name}`", why) for name, why in results[0]["left out"].items())
     parts = [part for result in results for part in section(result)]
     parts += ["## Left out", table([("guider of diffusers", "why"), *left_out])]
-    return filled(text, "\n\n".join(part.rstrip("\n") for part in parts) + "\n")
+    return filled(text, "results", "\n\n".join(part.rstrip("\n") for part in parts) + "\n")
 
 
 def load() -> list[dict[str, Any]]:

@@ -13,12 +13,8 @@ from pathlib import Path
 
 import diffusers
 
+from stas.files import tomllib
 from stas.models.table import MODELS
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 PAGE = Path(__file__).with_name("recipes.md")
 TABLE = PAGE.with_suffix(".toml")

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from docs.make_models import filled
+from docs import tables
 
 PAGE = Path(__file__).with_name("tuning.md")
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "tuning.json"
@@ -18,22 +18,25 @@ HEADINGS = ("noise", "effects", "guard worse by", "method", "says it helps", "vi
 
 def table(results: dict[str, Any]) -> str:
     """What each method said in each world, as a table in Markdown."""
-    lines = [HEADINGS, ("---",) * len(HEADINGS)]
+    lines = [HEADINGS]
     for row in results["rows"]:
         guard = "" if row["guard"] is None else f"{row['guard']:g}"
         said, videos = f"{row['says it helps']:.1%}", f"{row['videos']:.0f}"
         lines.append((row["noise"], row["effects"], guard, row["method"], said, videos))
-    made = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
     runs = results["rows"][0]["runs"]
     return (
         f"{results['settings']} settings, at most {results['budget']} videos, "
-        f"{runs:,} runs of each world:\n\n{made}"
+        f"{runs:,} runs of each world:\n\n{tables.table(lines)}"
     )
 
 
+def page(text: str) -> str:
+    """The page with what the results say."""
+    return tables.filled(text, "worlds", table(json.loads(RESULTS.read_text(encoding="utf-8"))))
+
+
 def main() -> None:
-    made = table(json.loads(RESULTS.read_text(encoding="utf-8")))
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), made), encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print(PAGE)
 
 

@@ -19,7 +19,12 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "training/README.md": "training.md",
 }
-LINK = re.compile(r"\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+LINK = re.compile(
+    r"""^\ *(?P<fence>```+|~~~+).*?^\ *(?P=fence)\ *$  # or code, which is passed over
+    | (?P<ticks>(?<!`)`+(?!`))(?:(?!\n\n).)+?(?<!`)(?P=ticks)(?!`)
+    | \[(?P<label>[^\]]*)\]\((?P<target>[^)\s#]+)(?P<anchor>\#[^)\s]*)?(?P<title>\s+"[^"]*")?\)""",
+    re.DOTALL | re.MULTILINE | re.VERBOSE,
+)
 
 SHOWN = (".md", ".ipynb", ".png", ".webp")
 NOTEBOOK_LINK = re.compile(r'(href="[^":#]+)\.(md|ipynb)\b')
@@ -44,8 +49,8 @@ def relinked(text: str, source: str, page: str) -> str:
     """
 
     def place(match: re.Match[str]) -> str:
-        label, target, anchor = match.groups()
-        if "://" in target or target.startswith("mailto:"):
+        label, target = match["label"], match["target"]
+        if target is None or "://" in target or target.startswith("mailto:"):
             return match[0]
         path = os.path.normpath(Path(source).parent / target)
         if not (ROOT / path).exists():
@@ -53,7 +58,8 @@ def relinked(text: str, source: str, page: str) -> str:
         inside = PAGES.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else "")
         if not inside or not (path in PAGES or (ROOT / path).suffix in SHOWN):
             return f"{label} (`{path}`)"
-        return f"[{label}]({os.path.relpath(inside, Path(page).parent)}{anchor or ''})"
+        rest = (match["anchor"] or "") + (match["title"] or "")
+        return f"[{label}]({os.path.relpath(inside, Path(page).parent)}{rest})"
 
     return LINK.sub(place, text)
 

@@ -14,7 +14,7 @@ import torch
 from diffusers.utils import logging
 from hypothesis import settings
 
-from stas.cli import app as cli
+from stas.cli import main as cli
 
 CHROMIUM = (
     "--no-sandbox",

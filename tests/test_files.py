@@ -40,8 +40,10 @@ def test_others_may_read_it_as_they_may_any_new_file(tmp_path):
 
 
 def test_a_missing_folder_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "no" / "a.json"):
+    place = tmp_path / "no" / "a.json"
+    with pytest.raises(FileNotFoundError) as caught, whole_file(place):
         pass
+    assert caught.value.filename == str(place)
 
 
 def test_what_a_killed_process_left_is_known_by_its_file(tmp_path):

@@ -19,6 +19,7 @@ from stas.activations.profiles import Profile
 from stas.activations.stats import ActivationStats
 from stas.activations.sums import partial_sums
 from stas.assets import BUNDLED_MODEL
+from stas.files import tomllib
 from stas.measures.result import VideoMetrics
 from stas.method.config import STASConfig
 from stas.method.tokens import TokenGrid
@@ -192,8 +193,6 @@ def toml(value):
 
 @given(data=st.data())
 def test_a_study_with_values_exchanged(data):
-    import tomllib
-
     document = tomllib.loads(STUDY)
     for _ in range(data.draw(st.integers(1, 3))):
         document = replaced(data.draw, document)

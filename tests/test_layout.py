@@ -39,7 +39,7 @@ def loaded_by(code: str) -> set[str]:
     [
         "import stas",
         "import stas; dir(stas)",
-        "import stas.cli.app",
+        "import stas.cli.main",
         # The command line reads these before it loads torch, so that a slip is told at once.
         "import stas.checks, stas.files, stas.assets, stas.method.config, stas.method.presets",
         "import stas.pipelines.manifest, stas.pipelines.options, stas.pipelines.places",

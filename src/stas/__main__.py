@@ -1,6 +1,6 @@
 """`python -m stas`: the command line."""
 
-from stas.cli.app import main
+from stas.cli.main import main
 
 if __name__ == "__main__":
     main()

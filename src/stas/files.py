@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from zlib import crc32
+
+if sys.version_info >= (3, 11):
+    import tomllib as tomllib  # for all that reads TOML
+else:
+    pass
 
 Rows = Iterable[Sequence[object]]  # of a table
 _PART = ".part-"
@@ -45,7 +51,11 @@ def whole_file(path: str | os.PathLike[str], *, alone: bool = False) -> Iterator
     prefix = f"{_PART}{crc32(path.name.encode(errors='surrogateescape')):08x}-"
     for left in path.parent.glob(f"{prefix}*") if alone else ():
         left.unlink(missing_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix[:16])
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix[:16])
+    except OSError as error:
+        error.filename = str(path)  # nobody asked for the temporary one
+        raise
     os.close(handle)
     temporary = Path(name)
     try:

@@ -7,8 +7,11 @@ import os
 
 import pytest
 
+from stas.pipelines.options import PipelineOptions
+from stas.suites.compbench import read_samples
+from stas.suites.run import BenchmarkRun
 from tests.command import files
-from tests.suites.made import all_models, rows, stub_environment, write_info
+from tests.suites.made import OFF, all_models, rows, stub_environment, write_info
 from tests.suites.test_compbench import write_prompts
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the stub lies in lib/")
@@ -40,7 +43,18 @@ def test_vbench_from_its_first_video_to_its_table(run, tmp_path, stub):
     assert code == 1 and "holds another benchmark" in err
 
     cache = all_models(tmp_path / "cache")
-    score = ("bench", "score", "r", "--env", stub / "env", "--cache", cache, "--device", "cpu")
+    score = (
+        "bench",
+        "score",
+        "r",
+        "--env",
+        stub / "env",
+        "--cache",
+        cache,
+        "--device",
+        "cpu",
+        "-q",
+    )
     (tmp_path / "r" / "00-off" / "stray.mp4").touch()
     code, _, err = run(*score, "--dimension", "human_action")
     assert code == 0 and "Left out: 1 files in 00-off" in err and "stray.mp4" in err
@@ -48,7 +62,7 @@ def test_vbench_from_its_first_video_to_its_table(run, tmp_path, stub):
     code, _, err = run(*score, "--dimension", "background_consistency", "--run", "on")
     assert code == 1 and "background_consistency of on: background_consistency has the" in err
 
-    code, out, err = run("bench", "table", "r")
+    code, out, err = run("bench", "table", "r", "-q")
     assert code == 0 and "No total of off: 16 of 16 dimensions are not whole" in err
     assert "(1 of 100 prompts)" in out and "not scored" in out
     text = (tmp_path / "r" / "table.csv").read_text()
@@ -87,6 +101,15 @@ def test_the_doctor_ends_with_1_where_something_is_missing(run, tmp_path, stub):
     code, out, _ = run("bench", "doctor", "--env", stub / "env", "--cache", tmp_path)
     assert code == 1 and "temporal_flickering: ready" in out
     assert "scene: " in out and "tag2text_swin_14m.pth is missing; it comes from" in out
+
+
+def test_what_compbenchs_scorers_would_not_heed_is_refused(run, tmp_path):
+    samples, source = read_samples(write_prompts(tmp_path / "prompts"))
+    options = {"arguments": {}, "measured": (), "model": "bundled", "source": source}
+    made = BenchmarkRun(tmp_path / "r", [OFF], samples, suite="compbench", **options)
+    made.begin(PipelineOptions(device="cpu").resolved())
+    code, _, err = run("bench", "score", "r", "--dimension", "scene", "--no-static")
+    assert code == 2 and "remove --dimension, --static/--no-static. Only --run can be" in err, err
 
 
 def test_compbench_is_not_laid_out_before_it_is_whole(run, tmp_path):

@@ -13,9 +13,9 @@ def test_it_prints_and_writes_a_config(run, tmp_path):
     assert code == 0
     wanted = STASConfig(scale=1.2, blocks=(0, 3))
     assert STASConfig.from_dict(json.loads(out)) == wanted
-    assert run("config", "--scale", "1.2", "--blocks", "0,3", "-o", "c.json")[0] == 0
-    assert STASConfig.load("c.json") == wanted
-    code, out, _ = run("config", "--config", "c.json", "--scale", "2")
+    assert run("config", "--scale", "1.2", "--blocks", "0,3", "-o", "new/c.json")[0] == 0
+    assert STASConfig.load("new/c.json") == wanted
+    code, out, _ = run("config", "--config", "new/c.json", "--scale", "2")
     assert STASConfig.from_dict(json.loads(out)) == STASConfig(scale=2, blocks=(0, 3))
     code, out, _ = run("config", "--intervention", "zero", "--stop", "1")
     assert json.loads(out) == preset("zero").to_dict() | {"stop": 1.0}

@@ -15,7 +15,7 @@ from PIL import Image
 import stas
 from stas.activations.profiles import FOLDER_PROFILE
 from stas.assets import BUNDLED_MODEL
-from stas.cli import app as cli
+from stas.cli import main as cli
 from stas.cli import say
 from stas.media.pictures import GAP
 from stas.media.video import read_video, to_frames
@@ -134,6 +134,7 @@ def test_a_repeat_that_differs_says_so_and_fails(run, tmp_path):
         ("arguments", {"num_inference_steps": "x"}, "num_inference_steps must be an integer"),
         ("arguments", {"guidance_scale": "big"}, "guidance_scale|str"),
         ("arguments", {"num_frames": 6}, "The nearest are 5 and 9"),
+        ("arguments", {"image": {"name": "x.png"}}, "image must be a path, or an object with its"),
         ("pipeline", {"loras": 3}, "loras must be an object"),
         ("pipeline", {"device": "toaster"}, "device 'toaster' can't be used"),
         ("pipeline", {"model": "./moved"}, "no folder './moved'"),
@@ -352,7 +353,7 @@ def test_config_file_and_options(run, tmp_path):
 
 # What is wrong with the command line itself, whatever there is on this machine.
 USAGE = re.compile(
-    r"^'--|Give a prompt|not both|numbers below|ranges of at|steers nothing|SOURCE=|remove"
+    r"^'--|Give a prompt|not both|numbers below|ranges of at|steers nothing|SOURCE=|remove|twice"
 )
 BAD = [
     ((), "Give a prompt or --prompts FILE"),
@@ -396,8 +397,13 @@ BAD = [
     (("x", "--seed", "0-1", "-o", "a.mp4"), "2 videos can't go into one file"),
     (("--manifest", "nowhere.json"), "No such file or directory: nowhere.json"),
     (("--manifest", "alpha.json"), "alpha.json is not a manifest"),
-    (("--manifest", "alpha.json", "--steps", "3"), "remove steps"),
-    (("x", "--manifest", "alpha.json"), "remove prompt"),
+    (
+        ("x", "--lora", "a", "--lora", "a=0.5"),
+        "--lora a is given twice, .* 1 and 0.5: give it once",
+    ),
+    (("--manifest", "alpha.json", "--format", "gif", "--steps", "3"), "remove --steps, --format"),
+    (("x", "--manifest", "alpha.json", "--no-steer"), "remove prompt, --steer/--no-steer"),
+    (("--manifest", "small.json", "-o", "x.avi"), ".mp4, .gif, .webp, .apng file or a folder"),
 ]
 
 
@@ -407,6 +413,7 @@ def test_bad_input_gets_a_sentence_and_leaves_nothing(run, tmp_path, arguments, 
     (tmp_path / "empty.txt").touch()
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "alpha.json").write_text('{"alpha": 1}')
+    (tmp_path / "small.json").write_text(json.dumps(small_manifest()))
     (tmp_path / "taken.png").mkdir()
     shutil.copytree(BUNDLED_MODEL, tmp_path / "defaults")
     (tmp_path / "defaults/defaults.json").write_text('{"fps": "fast"}')
@@ -438,7 +445,7 @@ def test_bad_input_gets_a_sentence_and_leaves_nothing(run, tmp_path, arguments, 
 def test_a_slip_is_told_before_torch_is_loaded(tmp_path, arguments):
     (tmp_path / "bad.json").write_text("{")
     probe = (
-        "import sys; from stas.cli import app as cli\n"
+        "import sys; from stas.cli import main as cli\n"
         "try: cli.main()\n"
         "finally: assert 'torch' not in sys.modules"
     )

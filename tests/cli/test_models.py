@@ -33,7 +33,7 @@ def test_models_as_json_is_the_rows(run):
 
 def test_models_imports_no_diffusers():
     probe = (
-        "import sys; from stas.cli import app as cli; sys.argv = ['stas', 'models']\n"
+        "import sys; from stas.cli import main as cli; sys.argv = ['stas', 'models']\n"
         "try: cli.main()\n"
         "except SystemExit: pass\n"
         "assert 'torch' in sys.modules and 'diffusers' not in sys.modules"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
+from stas.activations.profiles import FOLDER_PROFILE, cached_profile
 from stas.activations.stats import ActivationStats
 from stas.assets import BUNDLED_MODEL
 from tests.command import BUNDLED_DIMS, files
@@ -79,6 +81,17 @@ def test_profiles_are_listed_shown_and_deleted(run, tmp_path, monkeypatch):
     assert code == 1 and "Measure it: stas profile --model some/model" in err
 
 
+def test_no_answer_to_a_question_stops_and_deletes_nothing(run, tmp_path, monkeypatch):
+    place = cached_profile(str(BUNDLED_MODEL))
+    place.parent.mkdir(parents=True)
+    shutil.copy(BUNDLED_MODEL / FOLDER_PROFILE, place)
+    monkeypatch.setattr("sys.stdin", StringIO())  # Ctrl-D
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    code, _, err = run("profile", "delete", "bundled")
+    assert code == 130 and "Stopped" in err and "Error" not in err
+    assert place.is_file()
+
+
 def test_a_profile_that_can_not_be_kept_is_said_before_anything_is_measured(run, monkeypatch):
     Path("file").touch()
     monkeypatch.setenv("STAS_CACHE", "file")
@@ -90,7 +103,7 @@ def test_a_profile_that_can_not_be_kept_is_said_before_anything_is_measured(run,
 
 BAD = [
     (["record", "-o", "s.json"], r"\.safetensors file"),
-    (["record", "-o", "s.safetensors", "--prompts", "none.txt"], "no prompt file"),
+    (["record", "-o", "new/sub/s.safetensors", "--prompts", "none.txt"], "no prompt file"),
     (
         ["record", "-o", "s.safetensors", "-n", "129"],
         "129 videos were asked for",
@@ -116,7 +129,7 @@ def test_bad_input_gets_a_clear_error(run, tmp_path, arguments, message):
     assert code == (2 if message == "whole numbers" else 1)
     assert re.search(rf"Error: [\s\S]*{message}", err)
     assert "Traceback" not in err
-    assert files(tmp_path) == before
+    assert files(tmp_path) == before and not (tmp_path / "new").exists()
 
 
 def test_raster_by_prompt(run, tmp_path):

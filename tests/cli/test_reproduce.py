@@ -19,7 +19,7 @@ def test_the_command(run, tmp_path):
     assert "Bundled & small: Overhead" in err and "Left out" not in err
     # Not gone on with as something else.
     code, _, err = run(
-        "reproduce", "small.toml", "-o", "reproductions/small-quick", "--only", "record"
+        "reproduce", "small.toml", "-o", "reproductions/small-quick", "--only", "record", "-q"
     )
     assert code == 1 and "Error: record of Bundled & small" in err and "can't be gone on" in err
 

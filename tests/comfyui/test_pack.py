@@ -13,11 +13,7 @@ from PIL import Image
 
 from docs import make_workflows
 from stas import __version__
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from stas.files import tomllib
 
 PACK = Path(__file__).parents[2] / "comfyui"
 WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from docs import make_bundled, make_defaults, make_peers
+from docs import make_bundled, make_defaults, make_peers, tables
 from stas.media.video import read_video
 
 ROOT = Path(__file__).parent.parent.parent
@@ -92,7 +92,19 @@ def test_links_and_pictures_are_there(path):
 def test_the_tables_of_the_bundled_model_are_those_of_the_results():
     text = make_bundled.PAGE.read_text(encoding="utf-8")
     assert make_bundled.fill(text) == text
-    assert [name for _, name, _ in make_bundled.PLACE.findall(text)] == list(make_bundled.TABLES)
+    assert sorted(tables.names(text)) == sorted(make_bundled.TABLES)
+
+
+def test_a_place_that_the_page_lacks_is_an_error():
+    text = "a\n<!-- x y -->\nold\n<!-- end -->\nb\n"
+    made = tables.table([["k", "v"], ["1", ""]])
+    assert tables.filled(text, "x y", made).splitlines()[2:5] == [
+        "| k | v |",
+        "| --- | --- |",
+        "| 1 |  |",
+    ]
+    with pytest.raises(ValueError, match="unpack"):
+        tables.filled(text, "z", made)
 
 
 def test_the_tables_beside_other_guidance_are_those_of_the_results():

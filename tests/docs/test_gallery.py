@@ -6,7 +6,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from stas.cli.app import app
+from stas.cli.main import app
 
 ROOT = Path(__file__).parent.parent.parent
 PICTURES = ROOT / "docs/images"

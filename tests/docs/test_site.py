@@ -13,6 +13,7 @@ import nbformat
 import pytest
 
 import stas
+from docs.site_hook import relinked
 from tests.docs.test_notebooks import NOTEBOOKS, pictures
 
 ROOT = Path(__file__).parent.parent.parent
@@ -90,6 +91,21 @@ def test_links_out_of_the_folder_are_mended(site):
     assert 'href="training.html"' in html
     assert "../benchmarks" not in re.sub(r"<code>.*?</code>", "", html)
     assert 'src="images/off-on.png"' in (site / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[a](docs/app.md#x "say")', '[a](app.md#x "say")'),
+        ("[`a`](docs/app.md)", "[`a`](app.md)"),
+        ("[a](src/stas/files.py)", "a (`src/stas/files.py`)"),
+        ("[a](https://a.b)", "[a](https://a.b)"),
+        ("so `[a](docs/app.md)` is it", "so `[a](docs/app.md)` is it"),
+        ("```\n[a](docs/app.md)\n```\n[a](docs/app.md)", "```\n[a](docs/app.md)\n```\n[a](app.md)"),
+    ],
+)
+def test_links_are_rewritten_but_not_in_code(text, expected):
+    assert relinked(text, "README.md", "index.md") == expected
 
 
 def test_every_link_leads_to_a_file(site):

@@ -15,6 +15,7 @@ SAMPLES = [Sample("a-seed0", "a", 0), Sample("b-seed0", "b", 0)]
 def test_one_file_or_a_folder():
     assert places_of(Path("x/y.mp4"), SAMPLES[:1]) == [Path("x/y.mp4")]
     assert places_of(Path("x"), SAMPLES) == [Path("x/a-seed0.mp4"), Path("x/b-seed0.mp4")]
+    assert places_of(Path("run1.5"), SAMPLES[:1]) == [Path("run1.5/a-seed0.mp4")]
     assert places_of(None, SAMPLES[:1]) == [Path("outputs/a-seed0.mp4")]
     with pytest.raises(ValueError, match="2 videos can't go into one file"):
         places_of(Path("x.mp4"), SAMPLES)

@@ -97,6 +97,7 @@ def test_names_and_prompts_of_a_comparison_are_text(comparison):
     assert f"off | {NAME} of bundled, 2 steps." in page.text and f"{PROMPT}, seed 0" in page.text
     assert page.texts.count(NAME) == 1 + len(comparison.differences())  # settings, and each row
     assert "2 pairs can't tell whether steering changes anything" in page.text
+    assert "--" not in verdict(comparison.differences())  # it is read in Python too
 
 
 def test_names_and_values_of_a_study_are_text(study):

@@ -31,8 +31,9 @@ from stas.cli.options import (
     WorkerCount,
     call_arguments,
     read_workers,
+    refuse_other_options,
 )
-from stas.cli.say import LOADING, bars, console, load_for, notes, show
+from stas.cli.say import LOADING, bars, console, fail, load_for, notes, show, warn
 from stas.pipelines.options import PipelineOptions
 from stas.workers.executors import HERE
 
@@ -233,6 +234,7 @@ def make(
 @bench.command()
 @command
 def score(
+    context: typer.Context,
     folder: Folder,
     env: Env = ENV,
     cache: Cache = None,
@@ -263,13 +265,15 @@ def score(
     dimensions = read_dimensions(dimension) if dimension else None
     with notes.status("Looking at the videos"):
         made = read_run(folder)
+    if made.suite == "compbench":
+        refuse_other_options(context, "T2V-CompBench has scorers of its own", "folder", "run")
     settings = [made.setting(name) for name in run] if run else list(made.settings)
     for setting in settings:
         if strays := made.strays(setting):
-            notes.print(
-                f"[yellow]Left out:[/] {len(strays)} files in "
-                f"{escape(made.setting_folder(setting))} that are none of the benchmark's, as "
-                f"{escape(strays[0])}"
+            warn(
+                f"{len(strays)} files in {made.setting_folder(setting)} that are none of the "
+                f"benchmark's, as {strays[0]}",
+                "Left out",
             )
     if made.suite == "compbench":
         for setting in settings:
@@ -289,7 +293,7 @@ def score(
             report=lambda what: status.update(f"Scoring {escape(what)}"),
         )
     for line in failed:
-        notes.print(f"[bold red]Error:[/] {escape(line)}")
+        fail(line)
     if failed:
         raise typer.Exit(1)
 
@@ -318,10 +322,7 @@ def table(folder: Folder) -> None:
         rows = found.rows()
         for setting in made.settings:
             if gaps := found.gaps(setting):
-                notes.print(
-                    f"[yellow]No total[/] of {escape(setting.name)}: "
-                    f"{len(gaps)} of 16 dimensions are not whole."
-                )
+                warn(f"{len(gaps)} of 16 dimensions are not whole.", f"No total of {setting.name}")
     shown = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("", *names):
         shown.add_column(escape(heading))

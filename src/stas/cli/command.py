@@ -41,7 +41,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         speak(quiet=quiet, verbose=verbose)
         try:
             function(*args, **kwargs)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, typer.Abort):  # the latter at a question, by Ctrl-D too
             notes.print("Stopped. What was finished is kept, and nothing is half-written.")
             raise typer.Exit(130) from None
 

@@ -29,6 +29,7 @@ from stas.cli.options import (
     steering_of,
 )
 from stas.cli.say import console
+from stas.files import made_folder
 from stas.method.presets import INTERVENTIONS, preset
 
 
@@ -75,5 +76,6 @@ def config(
         raise ValueError(f"A config is a .json file, but got {str(output)!r}.")
     if output.exists() and not force:
         raise FileExistsError(f"{str(output)!r} exists already. Give another -o, or --force.")
-    made.save(output)
+    with made_folder(output.parent):
+        made.save(output)
     console.print(escape(str(output)))

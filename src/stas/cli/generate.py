@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from stas.checks import FORMATS, check_fps
+from stas.checks import check_fps
 from stas.cli.options import (
     OUTPUT,
     STEERING,
@@ -53,8 +53,9 @@ from stas.cli.options import (
     VideoFile,
     WorkerCount,
     call_arguments,
-    files_of,
     given_fields,
+    given_loras,
+    given_prompts,
     input_arguments,
     is_given,
     read_workers,
@@ -64,8 +65,8 @@ from stas.cli.options import (
 from stas.cli.say import RepeatError, bars, console, load_for, loading, notes, sentence
 from stas.pipelines.manifest import Manifest
 from stas.pipelines.options import PipelineOptions
-from stas.pipelines.places import check_places, keep_inputs, lora_files, places_of
-from stas.pipelines.prompts import Sample, read_prompts, samples_of
+from stas.pipelines.places import check_places, input_files, keep_inputs, lora_files, places_of
+from stas.pipelines.prompts import Sample, samples_of
 from stas.workers.executors import HERE, Workers
 
 if TYPE_CHECKING:
@@ -155,12 +156,13 @@ def generate(
     """
     started = time.monotonic()
     if manifest is not None:
-        refuse_other_options(context, "manifest", "output", "force", "model")
+        why = "--manifest repeats a run as it was"
+        refuse_other_options(context, why, "manifest", "output", "force", "model")
         moved = model if is_given(context, "model") else None
         _repeat(manifest, output, moved, force=force)
         return
     shared = read_workers(workers, ray)
-    samples = samples_of(_read_prompts(prompt, prompts), seed)
+    samples = samples_of(given_prompts(prompt, prompts), seed)
     values = given_fields(context)
     if not steer and (config or values):
         raise UsageError(
@@ -177,9 +179,9 @@ def generate(
         from stas.activations.profiles import default_steering
 
         steering = steering_of(config, values, default_steering(model))
-    loras = dict(lora or [])
+    loras = given_loras(lora)
     places = places_of(output, samples, None if kind is None else f".{kind}")
-    read = ("config", config), ("prompt file", prompts), *files_of(given_files)
+    read = ("config", config), ("prompt file", prompts), *input_files(given_files)
     keep_inputs(places, *read, *lora_files(loras))
     if skip_existing:
         lacking = [not place.exists() for place in places]
@@ -202,15 +204,6 @@ def generate(
     )
     if len(samples) > 1:
         console.print(f"{len(samples)} videos in {time.monotonic() - started:.0f} s")
-
-
-def _read_prompts(prompt: str | None, prompts: Path | None) -> Any:
-    if (prompt is None) == (prompts is None):
-        raise UsageError(
-            "Give a prompt or --prompts FILE, and not both. Example: stas generate "
-            '"a red circle moving right on a blue background"'
-        )
-    return read_prompts(prompt, prompts)
 
 
 def _make(
@@ -257,11 +250,10 @@ def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) 
     from stas.pipelines.generator import GenerateJob
 
     old = Manifest.load(path)
-    place = output or path.with_name(f"{path.stem}-repeated.mp4")
-    if place.suffix not in FORMATS:
-        place = place / f"{path.stem}.mp4"
+    sample = Sample(path.stem, str(old.arguments["prompt"]), old.seed, old.prompt_file)
+    [place] = places_of(output or path.with_name(f"{path.stem}-repeated.mp4"), [sample])
     loras = lora_files(old.pipeline.get("loras", {}))
-    keep_inputs([place], ("manifest", path), *files_of(old.arguments), *loras)
+    keep_inputs([place], ("manifest", path), *input_files(old.arguments), *loras)
     check_places([place], force=force)
     # Whatever fails from here on does so with the manifest's values, so the message names it.
     try:
@@ -273,7 +265,6 @@ def _repeat(path: Path, output: Path | None, model: str | None, *, force: bool) 
             revision=old.model.get("commit") if model is None else None,
         )
         loaded = loading(options, threads=old.versions.get("threads"))
-        sample = Sample(place.stem, str(old.arguments["prompt"]), old.seed, old.prompt_file)
         job = GenerateJob(
             loaded,
             [sample],

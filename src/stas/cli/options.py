@@ -16,7 +16,8 @@ import typer
 
 from stas.checks import IMAGES, VIDEOS, Offload, check_arguments, dtype_name, some_of
 from stas.method.config import BRANCHES, REGIONS, Op, Reference, STASConfig
-from stas.pipelines.prompts import parse_seeds
+from stas.pipelines.places import input_files
+from stas.pipelines.prompts import Prompt, parse_seeds, read_prompts
 from stas.workers.executors import Workers
 
 MODEL, VIDEO, STEERING, MEASURES, OUTPUT = "Model", "Video", "Steering", "Measures", "Output"
@@ -100,23 +101,53 @@ def read_some_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
 
 
 def is_given(context: typer.Context, name: str) -> bool:
-    """Whether an option stands on the command line, and is not its default."""
+    """Whether an option stands on the command line, whatever its value."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
-def refuse_other_options(context: typer.Context, kept: str, *allowed: str) -> None:
-    """A manifest decides everything: an option beside it would be ignored, so it is refused."""
-    given = [
-        name
-        for name in context.params
-        if is_given(context, name) and name not in (kept, *allowed, "quiet", "verbose")
-    ]
+def refuse_other_options(context: typer.Context, why: str, *allowed: str) -> None:
+    """Refuse what would be ignored: all but the parameters that are allowed, by their names."""
+    options = {
+        str(each.name): "/".join((max(each.opts, key=len), *each.secondary_opts))
+        for each in context.command.params
+    }
+    kept = (*allowed, "quiet", "verbose")
+    given = [options[name] for name in options if is_given(context, name) and name not in kept]
     if given:
+        known = (options[name] for name in allowed if options[name].startswith("-"))
+        raise UsageError(f"{why}: remove {', '.join(given)}. Only {', '.join(known)} can be given.")
+
+
+def given_prompts(prompt: str | None, prompts: Path | None) -> list[Prompt]:
+    """The prompt, or those of a file.
+
+    Raises:
+        UsageError: Both or neither is given.
+    """
+    if (prompt is None) == (prompts is None):
         raise UsageError(
-            f"--{kept} repeats a run as it was; remove {', '.join(sorted(given))}. Beside it only "
-            f"{', '.join(f'--{name}' for name in allowed)} can be given."
+            "Give a prompt or --prompts FILE, and not both. A prompt is as in "
+            '"a red circle moving right on a blue background".'
         )
+    return read_prompts(prompt, prompts)
+
+
+def given_loras(given: list[tuple[str, float]] | None) -> dict[str, float]:
+    """The weight of each LoRA.
+
+    Raises:
+        UsageError: One is given twice.
+    """
+    loras: dict[str, float] = {}
+    for source, weight in given or ():
+        if source in loras:
+            raise UsageError(
+                f"--lora {source} is given twice, with the weights {loras[source]:g} and "
+                f"{weight:g}: give it once."
+            )
+        loras[source] = weight
+    return loras
 
 
 def given_fields(context: typer.Context) -> dict[str, Any]:
@@ -192,20 +223,9 @@ def input_arguments(
         name: value[0] if isinstance(value, list) and len(value) == 1 else value
         for name, value in found.items()
     }
-    for name, path in files_of(found):
+    for name, path in input_files(found):
         if not path.is_file():
             raise UsageError(f"There is no file {str(path)!r}, which is to be the {name}.")
-    return found
-
-
-def files_of(arguments: Mapping[str, Any]) -> list[tuple[str, Path]]:
-    """The pictures and videos among the arguments of a call, as paths or in a manifest."""
-    found = []
-    for name in arguments.keys() & {*IMAGES, *VIDEOS, "control"}:
-        value = arguments[name]
-        for each in value if isinstance(value, list) else [value]:
-            path = Path(each["file"] if isinstance(each, Mapping) else each)
-            found.append((name, path.expanduser()))
     return found
 
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from stas.cli.options import UsageError
-from stas.cli.say import LOADING, console, notes, show
+from stas.cli.say import LOADING, console, notes, show, warn
 
 if TYPE_CHECKING:
     from stas.preference.report import PreferenceReport
@@ -77,7 +77,7 @@ def rate(
     with notes.status("Looking at the videos"):
         rated = read_rated(folder, run or ())
     for line in rated.left_out:
-        notes.print(f"[yellow]Left out:[/] {escape(line)}")
+        warn(line, "Left out")
     rating = Rating(**({} if kept is None else vars(kept)) | given | {"settings": rated.settings})
     if report:
         answers: list[Vote] = []

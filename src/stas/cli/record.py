@@ -1,4 +1,4 @@
-"""`stas record`, `stas profile` and `stas plot`: seeing massive activations."""
+"""`stas record` and `stas plot`: seeing massive activations."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ from stas.cli.options import (
     read_workers,
 )
 from stas.cli.say import bars, console, load_for, notes, say_findings
+from stas.files import made_folder
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.prompts import read_prompts, texts_alone
 
@@ -233,4 +234,5 @@ def check_stats_place(path: Path, *, force: bool, resume: bool) -> None:
         raise FileExistsError(
             f"{path} exists already. Use --resume to go on with it, or --force to overwrite it."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with made_folder(path.parent):
+        pass  # so it can be made; recording makes it again, and only where a video is made

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from stas.cli.options import Batch, Device, OffloadName, RayAddress, WorkerCount, read_workers
-from stas.cli.say import LOADING, bars, console, loading, notes, show
+from stas.cli.say import LOADING, bars, console, fail, loading, notes, show, warn
 
 if TYPE_CHECKING:
     from stas.reproduction.crew import Crew
@@ -77,12 +77,11 @@ def reproduce(
             yield report
 
     def left_out(stage: Stage, lacks: str) -> None:
-        of = f"{stage.name} of {stage.model.name}: {lacks}"
-        notes.print(f"[yellow]Left out:[/] {escape(of)}")
+        warn(f"{stage.name} of {stage.model.name}: {lacks}", "Left out")
 
     failures = carry_out(plan, folder, crew=crew, only=only or (), begin=begin, left_out=left_out)
     for (of, name), message in failures.items():
-        notes.print(f"[bold red]Error:[/] {escape(f'{name} of {of}: {message}')}")
+        fail(f"{name} of {of}: {message}")
     console.print(escape(str(folder / PAGE)))
     if failures:
         raise typer.Exit(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -39,7 +38,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 notes = Console(highlight=False, soft_wrap=True, stderr=True)
-errors = Console(highlight=False, soft_wrap=True, stderr=True)  # and warnings: they are never quiet
+errors = Console(highlight=False, soft_wrap=True, stderr=True)  # never quiet
 
 
 def speak(*, quiet: bool, verbose: bool) -> None:
@@ -59,10 +58,19 @@ def speak(*, quiet: bool, verbose: bool) -> None:
         logging.basicConfig(level=logging.INFO)
 
 
+def warn(message: str, head: str = "Warning") -> None:
+    """Say what is not as was asked, --quiet or not."""
+    errors.print(f"[yellow]{escape(head)}:[/] {escape(message)}")
+
+
+def fail(message: str) -> None:
+    """Say what went wrong, --quiet or not; nothing is raised."""
+    errors.print(f"[bold red]Error:[/] {escape(message)}")
+
+
 def is_verbose() -> bool:
-    """Whether --verbose was given, or STAS_TRACEBACK is set."""
-    told = logging.getLogger("stas").level == logging.INFO
-    return told or bool(os.environ.get("STAS_TRACEBACK"))
+    """Whether --verbose was given."""
+    return logging.getLogger("stas").level == logging.INFO
 
 
 def show(table: Table) -> None:
@@ -194,9 +202,9 @@ def say_findings(stats: ActivationStats) -> None:
         )
     console.print(table)
     if found.nonfinite:
-        notes.print(
-            f"[yellow]Warning:[/] {found.nonfinite} values belong to samples with a NaN or an "
-            "infinity and were left out."
+        warn(
+            f"{found.nonfinite} values belong to samples with a NaN or an infinity and were left "
+            "out."
         )
 
 
@@ -221,11 +229,12 @@ def _duration(seconds: float) -> str:
 
 def say_differences(result: Comparison) -> None:
     """Say what differs, as a table; in a sentence where none could tell."""
+    from stas.studies.differences import FEWEST_PAIRS
     from stas.studies.page import verdict
 
     rows = result.differences()
     if (said := verdict(rows)) and all(row.steered for row in rows):
-        console.print(said)
+        console.print(f"{said} --prompts and --seed 0-{FEWEST_PAIRS - 1} give them.")
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("measure", "run", "difference", "95 % interval", "n", "in words"):
@@ -240,6 +249,5 @@ def say_differences(result: Comparison) -> None:
         table.add_row(row.measure, escape(row.run), *cells, row.words)
     show(table)
     if result.missing:
-        notes.print(
-            f"Not measured: {', '.join(result.missing)}. They need pip install 'stas\\[metrics]'."
-        )
+        names = ", ".join(result.missing)
+        warn(f"{names}. They need pip install 'stas[metrics]'.", "Not measured")

@@ -38,6 +38,7 @@ from stas.cli.options import (
     VideoFile,
     WorkerCount,
     call_arguments,
+    given_prompts,
     input_arguments,
     read_dtype,
     read_workers,
@@ -45,7 +46,7 @@ from stas.cli.options import (
 from stas.cli.say import LOADING, bars, console, load_for, notes, say_differences, say_time
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.places import check_comparison_folder
-from stas.pipelines.prompts import read_prompts, samples_of
+from stas.pipelines.prompts import samples_of
 from stas.workers.executors import HERE
 
 MOST_VIDEOS = 1_000  # that a study starts with unasked
@@ -119,10 +120,8 @@ def compare(
     The folder gets a report.html that opens in a browser, the videos, and the numbers as CSV.
     Ctrl-C keeps what is finished, and --resume goes on with it.
     """
-    if (prompt is None) == (prompts is None):
-        raise UsageError("Give a prompt or --prompts FILE, and not both.")
     shared = read_workers(workers, ray)
-    samples = samples_of(read_prompts(prompt, prompts), seed)
+    samples = samples_of(given_prompts(prompt, prompts), seed)
     check_comparison_folder(output, resume=resume, force=force)
     if aesthetic_clip and aesthetic is None:
         raise UsageError("--aesthetic-clip is the model for a head: give its file by --aesthetic.")

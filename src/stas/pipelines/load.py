@@ -1,4 +1,4 @@
-"""Loading a diffusers pipeline by name and making one video with it."""
+"""Loading a diffusers pipeline by name."""
 
 from __future__ import annotations
 

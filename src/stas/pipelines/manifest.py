@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from stas import __version__
 from stas.checks import check_arguments, check_fps, expect, is_whole
 from stas.method.config import STASConfig
+from stas.pipelines.places import input_files
 
 if TYPE_CHECKING:
     from stas.hooks.steer import SteeringHandle
@@ -107,7 +108,9 @@ class Manifest:
             unknown, missing = sorted(set(data) - names), sorted(names - {"batch"} - set(data))
             expect(not unknown, f"unknown keys {', '.join(unknown)}")
             expect(not missing, f"missing keys {', '.join(missing)}")
-            return cls(**data)
+            manifest = cls(**data)
+            input_files(manifest.arguments)  # refuses what names no file
+            return manifest
         except (RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a manifest of stas generate: {error}") from error
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
-from stas.checks import FORMATS
+from stas.checks import FORMATS, IMAGES, VIDEOS, expect
 from stas.pipelines.prompts import Sample
 
 
@@ -16,7 +18,8 @@ def places_of(
     """Where the video of each sample goes.
 
     Args:
-        output: A file of one of FORMATS, or a folder; "outputs" by default.
+        output: A file of one of FORMATS, or a folder; "outputs" by default. What stands behind a
+            dot and begins with a digit is part of a folder's name, as in run1.5.
         samples: What is made.
         kind: Of FORMATS, for a folder; the first by default.
 
@@ -24,7 +27,8 @@ def places_of(
         ValueError: The file is of another kind, or several videos would go into one.
     """
     output = None if output is None else output.expanduser()  # quoted, a shell leaves its "~"
-    if output is not None and output.suffix and not output.is_dir():
+    is_file = output is not None and output.suffix and not output.suffix[1:2].isdigit()
+    if output is not None and is_file and not output.is_dir():
         if output.suffix not in FORMATS:
             raise ValueError(
                 f"The output is a {', '.join(FORMATS)} file or a folder, but got {str(output)!r}."
@@ -43,6 +47,27 @@ def places_of(
 def lora_files(loras: Iterable[str]) -> list[tuple[str, Path]]:
     """The files of LoRA weights, as `keep_inputs` takes them."""
     return [("LoRA", Path(source).expanduser()) for source in loras]
+
+
+def input_files(arguments: Mapping[str, Any]) -> list[tuple[str, Path]]:
+    """The pictures and videos among the arguments of a call, as `keep_inputs` takes them.
+
+    Args:
+        arguments: With a path for each, the record of one in a manifest, or a list of these.
+
+    Raises:
+        ValueError: One is neither.
+    """
+    found = []
+    for name in (*IMAGES, *VIDEOS, "control"):
+        value = arguments.get(name, [])
+        for each in value if isinstance(value, list) else [value]:
+            recorded = isinstance(each, Mapping) and {"file", "sha256"} <= set(each)
+            path = each["file"] if recorded else each
+            known = isinstance(path, str | os.PathLike)
+            expect(known, f"{name} must be a path, or an object with its file and sha256")
+            found.append((name, Path(path).expanduser()))
+    return found
 
 
 def keep_inputs(places: Sequence[Path], *inputs: tuple[str, Path | None]) -> None:

@@ -49,10 +49,7 @@ def read_prompts(prompt: str | None, path: Path | None) -> list[Prompt]:
         FileNotFoundError: There is no such file.
     """
     if (prompt is None) == (path is None):
-        raise ValueError(
-            "Give a prompt or --prompts FILE, and not both. Example: stas generate "
-            '"a red circle moving right on a blue background"'
-        )
+        raise ValueError("Give a prompt or a file of prompts, and not both.")
     if path is None:
         if not (prompt or "").strip():
             raise ValueError("The prompt is empty.")

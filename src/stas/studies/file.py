@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,13 +10,9 @@ from typing import Any
 
 from stas.assets import BUNDLED, prompt_list, shipped
 from stas.checks import expect, is_whole
+from stas.files import tomllib
 from stas.pipelines.prompts import read_prompts, texts_alone
 from stas.studies.plan import Study, frozen
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 def load_study(source: str | os.PathLike[str], **changes: Any) -> Study:

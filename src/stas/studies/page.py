@@ -156,8 +156,8 @@ def verdict(rows: Sequence[Difference]) -> str:
         return ""
     return (
         f"{pairs} pair{'' if pairs == 1 else 's'} can't tell whether steering changes anything: "
-        f"that takes {FEWEST_PAIRS} prompts or more (--prompts), or as many seeds of one (--seed "
-        f"0-{FEWEST_PAIRS - 1}), and small effects take hundreds."
+        f"that takes {FEWEST_PAIRS} prompts or more, or as many seeds of one, and small effects "
+        "take hundreds."
     )
 
 

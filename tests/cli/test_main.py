@@ -1,4 +1,4 @@
-"""The app: help, version, errors, how much is said, and where there is little room."""
+"""The whole command line: help, version, errors, how much is said, where there is little room."""
 
 from __future__ import annotations
 
@@ -31,11 +31,9 @@ def test_help_has_room_in_less_than_80_columns(run, monkeypatch, command):
     assert max(map(len, out.splitlines())) <= 78 and "…" not in out
 
 
-def test_a_traceback_can_be_asked_for(run, monkeypatch):
+def test_a_traceback_can_be_asked_for(run):
     assert "Traceback" not in run("generate", "x", "--scale", "nan")[2]
     assert "Traceback" in run("generate", "x", "--scale", "nan", "--verbose")[2]
-    monkeypatch.setenv("STAS_TRACEBACK", "1")
-    assert "Traceback" in run("generate", "x", "--scale", "nan")[2]
 
 
 def test_quiet_says_results_and_errors_alone(run, tmp_path):
@@ -75,7 +73,7 @@ def test_no_color_and_no_terminal(tmp_path):
 
 def test_a_shell_completes_commands(tmp_path):
     variables = {"_STAS_COMPLETE": "complete_bash", "COMP_WORDS": "stas gen", "COMP_CWORD": "1"}
-    code = "import sys; sys.argv = ['stas']; from stas.cli.app import main; main()"
+    code = "import sys; sys.argv = ['stas']; from stas.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | variables
     )
