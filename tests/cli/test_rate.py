@@ -100,7 +100,7 @@ def test_ctrl_c_ends_it_with_130(folder):
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    assert "3 pairs. Open http://127.0.0.1:" in process.stdout.readline()
+    assert "Pairs to compare: 3. Open http://127.0.0.1:" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Stopped" in err and "Traceback" not in err

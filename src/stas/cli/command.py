@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any
@@ -45,6 +46,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             notes.print("Stopped. What was finished is kept, and nothing is half-written.")
             raise typer.Exit(130) from None
 
+    # The lines of a paragraph are the source's, and not those of a terminal.
+    whole.__doc__ = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(function) or "")
     # typer reads the options from the signature.
     signature = inspect.signature(function, eval_str=True)
     own = [

@@ -50,6 +50,8 @@ def main() -> None:
         sys.exit(app(prog_name="stas", standalone_mode=False) or 0)
     except _UsageError as error:
         if message := error.format_message():  # there is none when all that was missing is help
+            if "extra argument" in message:
+                message += ". Put a prompt of several words in quotes"
             fail(message)
         sys.exit(2)
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:

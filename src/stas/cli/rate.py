@@ -89,7 +89,8 @@ def rate(
         console.print(escape(str(write_preference(found))))
         return
     with closing(Votes(rated, rating)) as votes, RatingServer(votes, port) as server:
-        console.print(f"{len(rated.items)} pairs. Open {server.url} in a browser; Ctrl-C ends it.")
+        pairs = f"Pairs to compare: {len(rated.items)}"
+        console.print(f"{pairs}. Open {server.url} in a browser; Ctrl-C ends it.")
         server.serve_forever()
 
 

@@ -89,6 +89,12 @@ def sentence(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def shorten(name: str) -> str:
+    """A name that leaves room for a bar beside it: its end tells videos of one list apart."""
+    return name if len(name) <= LONGEST_NAME else f"…{name[-LONGEST_NAME + 1 :]}"
+
+
+LONGEST_NAME = 16  # characters
 LOADING = "Loading torch and diffusers"  # which takes seconds
 
 
@@ -133,7 +139,7 @@ def bars() -> Iterator[Report]:
                 display.reset(row)
             rows[key] = row, each.task
             name = f"{each.worker}: " if len(names) > 1 else ""
-            label = f"{name}{each.task}" if progress.videos > 1 else ""
+            label = f"{name}{shorten(each.task)}" if progress.videos > 1 else ""
             step = f"step {each.step} of {each.steps}" if each.steps else "begins"
             display.update(
                 row,
@@ -230,7 +236,7 @@ def _duration(seconds: float) -> str:
 def say_differences(result: Comparison) -> None:
     """Say what differs, as a table; in a sentence where none could tell."""
     from stas.studies.differences import FEWEST_PAIRS
-    from stas.studies.page import verdict
+    from stas.studies.page import by_chance, verdict
 
     rows = result.differences()
     if (said := verdict(rows)) and all(row.steered for row in rows):
@@ -248,6 +254,7 @@ def say_differences(result: Comparison) -> None:
         cells = (difference, row.interval, pairs)
         table.add_row(row.measure, escape(row.run), *cells, row.words)
     show(table)
+    notes.print(f"Higher or lower is not better or worse by itself.{by_chance(rows)}")
     if result.missing:
         names = ", ".join(result.missing)
         warn(f"{names}. They need pip install 'stas[metrics]'.", "Not measured")

@@ -42,8 +42,8 @@ class Window:
         if not 0.0 <= self.start < self.stop <= 1.0:
             raise ValueError(
                 "The window of steered steps is empty or leaves the schedule: expected "
-                f"0 <= start < stop <= 1, but got start={self.start}, stop={self.stop}. To steer "
-                "no step, do not call steer."
+                f"0 <= start < stop <= 1, but got start={self.start}, stop={self.stop}. They are "
+                "shares of the steps, as 0.4; to steer none, leave steering off."
             )
         ratios = (Fraction(repr(float(end))).as_integer_ratio() for end in (self.start, self.stop))
         object.__setattr__(self, "_ratios", tuple(ratios))

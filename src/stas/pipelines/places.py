@@ -115,8 +115,8 @@ def check_places(places: Sequence[Path], *, force: bool, resume: bool = False) -
     if existing and not (force or resume):
         others = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
         raise FileExistsError(
-            f"{str(existing[0])!r} exists already{others}. Give another -o, or --force to "
-            "overwrite."
+            f"{str(existing[0])!r} exists already{others}. Go on with --resume, give another -o, "
+            "or --force to overwrite."
         )
 
 

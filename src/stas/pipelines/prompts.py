@@ -96,7 +96,8 @@ def _json_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _csv_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(StringIO(text, newline=""), strict=True)
     names = reader.fieldnames or ()
-    expect("prompt" in names, f"its first line must name the columns {', '.join(KEYS)}")
+    known = ", ".join(KEYS)
+    expect("prompt" in names, f"its first line must name the column prompt; known are {known}")
     for values in reader:
         expect(None not in values, f"line {reader.line_num} has more cells than there are columns")
         # An empty cell says nothing.

@@ -176,12 +176,6 @@ def _titles(prompts: Sequence[str]) -> str:
 
 def how_to_read(unit: str, rows: Sequence[Difference]) -> str:
     """What to know of a table of differences, in words."""
-    able = [row for row in rows if row.found is not None and row.found.pairs >= FEWEST_PAIRS]
-    chance = (
-        f" Of {len(able)} comparisons about {len(able) / 20:.0f} would stand out by chance alone."
-        if able
-        else ""
-    )
     idle = (
         f" “{NOT_STEERED}”: no forward of any of its videos was, so it shows nothing of steering."
         if any(not row.steered for row in rows)
@@ -191,7 +185,17 @@ def how_to_read(unit: str, rows: Sequence[Difference]) -> str:
         f"The pairs, n, are {unit}{'' if unit == 'prompts' else ' of one prompt'}; intervals are "
         f"of the bootstrap ({DRAWS:,} draws, expanded percentiles). “{NO_DIFFERENCE}” where one "
         f"holds zero; “{TOO_FEW}” where one of fewer than {FEWEST_PAIRS} pairs does not. Higher or "
-        f"lower is not better or worse by itself: a still picture flickers least.{chance}{idle}"
+        f"lower is not better or worse by itself: a still picture flickers least.{by_chance(rows)}{idle}"
+    )
+
+
+def by_chance(rows: Sequence[Difference]) -> str:
+    """How many differences to expect where there are none, in words; "" of too few pairs to tell."""
+    able = [row for row in rows if row.found is not None and row.found.pairs >= FEWEST_PAIRS]
+    if not able:
+        return ""
+    return (
+        f" Of {len(able)} comparisons about {len(able) / 20:.0f} would stand out by chance alone."
     )
 
 
