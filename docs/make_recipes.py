@@ -106,7 +106,7 @@ def snippet(made: Recipe) -> str:
         *sorted(
             [
                 f"from diffusers import {', '.join(classes)}",
-                f"from diffusers.utils import {', '.join(['export_to_video', *loaders])}",
+                *([f"from diffusers.utils import {', '.join(loaders)}"] if loaders else []),
                 *made.imports,
             ]
         ),
@@ -126,8 +126,8 @@ def snippet(made: Recipe) -> str:
         "    video = pipe(",
         *(f"        {name}={value}," for name, value in call.items()),
         "    ).frames[0]",
-        "print(handle.summary())",
-        f'export_to_video(video, "video.mp4", fps={loading.fps:g})',
+        "    print(handle.summary())",
+        f'stas.write_mp4("video.mp4", video, fps={loading.fps:g})',
     ]
     return "\n".join(lines)
 

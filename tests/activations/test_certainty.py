@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stas.activations.certainty import certainty
+from stas.activations.certainty import certainty, is_sure
 from stas.activations.stats import ActivationStats
 
 
@@ -53,3 +53,25 @@ def test_ratios_survive_the_file_and_a_merge(tmp_path):
     one.merge(other)
     one.save(tmp_path / "both.safetensors")
     assert torch.equal(ActivationStats.load(tmp_path / "both.safetensors").video_ratios, both)
+
+
+def looked_at(stats):
+    """After how many videos it is sure, looking after each; None for never."""
+    ratios = stats.video_ratios
+    for count in range(1, len(ratios) + 1):
+        stats.video_ratios = ratios[:count]
+        if is_sure(stats):
+            return count
+    return None
+
+
+def test_recording_ends_when_it_is_sure():
+    assert looked_at(stats_of(40, {3: 60.0})) == 6
+    near = [looked_at(stats_of(100, {3: 60.0, 5: 21.5}, seed=seed)) for seed in range(20)]
+    assert all(count is not None and count > 6 for count in near)
+
+
+def test_looking_after_each_video_is_seldom_wrong():
+    """At the threshold no answer is right: one is given in 5 of 100 recordings at most."""
+    found = [looked_at(stats_of(60, {5: 20.0}, seed=seed)) for seed in range(200)]
+    assert sum(count is not None for count in found) <= 18  # 10 expected at most, and chance

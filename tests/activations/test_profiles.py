@@ -6,11 +6,22 @@ import json
 from pathlib import Path
 
 import pytest
+from diffusers import WanTransformer3DModel
 
-from stas.activations.profiles import FOLDER_PROFILE, Profile, cached_profile, find_profile
-from stas.assets import shipped
+from stas.activations.profiles import (
+    FOLDER_PROFILE,
+    Profile,
+    cached_profile,
+    default_steering,
+    find_profile,
+    keep_steering,
+)
+from stas.assets import BUNDLED_MODEL, shipped
 from stas.checks import StasWarning
+from stas.hooks.steer import steer
+from stas.method.config import STASConfig
 
+FEW = ("--steps", "2", "--frames", "5", "--size", "32x32", "--device", "cpu")
 WAN = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 WAN_CONFIG = {"num_layers": 30, "num_attention_heads": 12, "attention_head_dim": 128}
 GOOD = {
@@ -129,3 +140,36 @@ def test_what_can_not_be_read_in_the_cache_is_a_warning(tmp_path, monkeypatch):
     with pytest.warns(StasWarning, match="can't be read: Could not determine home"):
         found = find_profile(str(tmp_path), "WanTransformer3DModel", {"num_layers": 3})
     assert found.dims == (5,)
+
+
+def test_a_tuned_steering_is_the_default_of_its_model(run):
+    tuned = STASConfig(blocks="all", scale=0.8)
+    assert default_steering("bundled") == STASConfig()
+    path = keep_steering("bundled", tuned)
+    assert Profile.load(path).steering == {"blocks": "all", "scale": 0.8}
+    transformer = WanTransformer3DModel.from_pretrained(BUNDLED_MODEL, subfolder="transformer")
+    for given, wanted in (
+        ({}, tuned),
+        ({"scale": 1.5}, STASConfig(blocks="all", scale=1.5)),
+        ({"config": STASConfig()}, STASConfig()),
+    ):
+        with steer(transformer, **given) as handle:
+            assert handle.config == wanted and "tuned" in handle.summary()
+    code, _, err = run("generate", "x", *FEW, "-o", "x.mp4")
+    assert code == 0, err
+    assert json.loads(Path("x.json").read_text())["steering"]["scale"] == 0.8
+    code, out, _ = run("profile", "list")
+    assert "tuned" in out
+    # A new measurement keeps it.
+    code, _, err = run("profile", *FEW, "--count", "2", "--force")
+    assert code == 0 and Profile.load(path).steering == {"blocks": "all", "scale": 0.8}, err
+    with pytest.raises(FileNotFoundError, match="Measure it first: stas profile --model some/one"):
+        keep_steering("some/one", tuned)
+
+
+@pytest.mark.parametrize("steering", [[], {"scale": -1.0}, {"colour": 1}])
+def test_a_steering_that_is_none_is_refused(tmp_path, steering):
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(GOOD | {"steering": steering}))
+    with pytest.raises(ValueError, match="is not a stas profile"):
+        Profile.load(path)

@@ -54,20 +54,28 @@ def test_a_pair_a_cancel_and_a_bad_model(tmp_path):
     with pytest.raises((OSError, ValueError)):
         bad = Settings(prompt="x", model=str(tmp_path / "none"))
         studio.make(bad, cancel, threading.Event())
-    assert studio._loaded[0] == "bundled"
+    assert studio._loaded[0] == ("bundled", "auto")
 
 
 def test_the_command_and_the_python_make_the_same_video(run, tmp_path):
-    settings = replace(QUICK, seed=3, fps=4.0, negative_prompt="blur", steering=CHANGED)
+    settings = replace(
+        QUICK,
+        prompt="-a red circle",
+        dtype="bfloat16",
+        seed=3,
+        fps=4.0,
+        negative_prompt="blur",
+        steering=CHANGED,
+    )
     pair = Studio(tmp_path / "app", "cpu").make(settings, lambda *said: None, threading.Event())
     made = pair.files["on"].read().manifest.frames["sha256"]
-    program, *words = shlex.split(settings.to_command())
+    program, *words = shlex.split(settings.to_command("cpu"))
     assert program == "stas"
-    code, _, err = run(*words, "--device", "cpu", "-o", "command.mp4")
+    code, _, err = run(words[0], "-o", "command.mp4", *words[1:])
     assert code == 0, err
     assert Manifest.load("command.json").frames["sha256"] == made
     names = {}
-    exec(settings.to_python(), names)
+    exec(settings.to_python("cpu"), names)
     assert frames_record(names["frames"])["sha256"] == made
     assert read_video("video.mp4").shape == names["frames"].shape
 
@@ -84,11 +92,11 @@ def test_one_video_alone(run, tmp_path, make):
     assert found.steered == (make == "on")
     again = Settings.from_manifest(found)
     assert (again.make, again.seed) == ({"on": "both", "off": "off"}[make], 0)
-    code, _, err = run(*shlex.split(settings.to_command())[1:], "--device", "cpu", "-o", "c.mp4")
+    code, _, err = run("generate", "-o", "c.mp4", *shlex.split(settings.to_command("cpu"))[2:])
     assert code == 0, err
     assert Manifest.load("c.json").frames["sha256"] == found.frames["sha256"]
     names = {}
-    exec(settings.to_python(), names)
+    exec(settings.to_python("cpu"), names)
     assert frames_record(names["frames"])["sha256"] == found.frames["sha256"]
 
 

@@ -291,6 +291,33 @@ def test_nothing_is_overwritten_without_force(run, tmp_path):
     assert Image.open("a.png").size == (5 * 64 + 4 * GAP, 64)
 
 
+def test_going_on_overwrites_nothing_of_others(run, tmp_path):
+    (tmp_path / "a.png").write_text("mine")
+    (tmp_path / "b.json").write_text('{"mine": true}')
+    other = small_manifest() | {"seed": 7}
+    (tmp_path / "c.json").write_text(json.dumps(other))
+    for name, message in (
+        ("a", "'a.png' exists already and is of no video that this command made. Give another -o"),
+        ("b", "'b.json' exists already and is no manifest: b.json is not a manifest of stas"),
+        ("c", "'c.json' exists already and was made otherwise: .*seed 7 -> 0"),
+    ):
+        before = {path: path.read_text() for path in tmp_path.iterdir()}
+        code, _, err = run("generate", PROMPT, *SMALL, "-o", f"{name}.mp4", "--resume")
+        assert code == 1 and re.search(message, err), err
+        assert {path: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+def test_going_on_with_another_profile_is_refused(run, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(BUNDLED_MODEL, folder)
+    arguments = ("generate", PROMPT, *SMALL, "--model", "model", "-o", "a.mp4")
+    assert run(*arguments)[0] == 0
+    data = json.loads((folder / FOLDER_PROFILE).read_text())
+    (folder / FOLDER_PROFILE).write_text(json.dumps(data | {"dims": [3], "ratios": [30.0]}))
+    code, _, err = run(*arguments, "--resume")
+    assert code == 1 and re.search(rf"otherwise: dims transformer \[{DIMS}\] -> \[3\]", err), err
+
+
 @pytest.mark.parametrize("force", [(), ("--force",)])
 @pytest.mark.parametrize(
     ("arguments", "message"),

@@ -235,6 +235,14 @@ def test_a_bare_transformer_with_both_branches_in_a_batch_is_told_so():
     assert not torch.equal(told[1], plain[1])
 
 
+def test_a_class_of_separate_calls_is_not_told_what_it_was():
+    transformer = tiny_wan_transformer()
+    with stas.steer(transformer, dims=(3,), branches=("cond",)) as handle:
+        handle.set_step(0, 10, branch="cond_uncond")
+        with pytest.raises(RuntimeError, match="others are told one branch, in a forward of its"):
+            forward(transformer)
+
+
 @pytest.mark.parametrize(
     ("config", "options", "error", "message"),
     [

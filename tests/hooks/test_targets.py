@@ -45,3 +45,13 @@ def test_one_transformer_in_both_expert_slots_is_steered_once():
         assert handle.dims == {"transformer": (3,)}
         assert not torch.equal(generate(pipeline), plain)
     assert torch.equal(generate(pipeline), plain)
+
+
+@pytest.mark.parametrize("config", [None, 3])
+def test_a_known_class_without_a_config_is_told(config):
+    transformer = tiny_wan().transformer
+    type_of_it = type("WanTransformer3DModel", (torch.nn.Module,), {"config": config})
+    module = type_of_it()
+    module.blocks = transformer.blocks
+    with pytest.raises(TypeError, match=rf"config must be a mapping, .* got {config}. Set self"):
+        stas.steer(module)

@@ -102,3 +102,23 @@ def test_a_measure_of_ones_own_returns_numbers_by_name(returned):
         measure(shifted(3), FrameMap(4), (), own=[broken])
     found = measure(shifted(3), FrameMap(4), (), own=[lambda f, p: {"n": len(p)}], prompt="ab")
     assert found.summary() == {"n": 2.0}
+
+
+def test_what_a_measure_of_ones_own_writes_changes_nothing():
+    def blackens(frames, prompt):
+        frames[:] = 0
+        return {"black": 1.0}
+
+    def sees(frames, prompt):
+        return {"same": float(np.array_equal(frames, shifted(3)))}
+
+    video = shifted(3)
+    assert measure(video, WAN, (), own=[blackens, sees]).summary()["same"] == 1
+    assert np.array_equal(video, shifted(3))
+
+
+@pytest.mark.parametrize("name", ["n", "pixel difference", "pixel difference, across chunks"])
+def test_a_name_that_another_measure_has_is_refused(name):
+    own = [lambda frames, prompt: {"n": 1}, lambda frames, prompt: {name: 1}]
+    with pytest.raises(ValueError, match=f"returned '{name}', which another measure gives already"):
+        measure(shifted(3), WAN, ("pixel difference",), own=own)

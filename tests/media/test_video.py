@@ -279,3 +279,19 @@ def test_another_shape_is_refused(shape, way_out):
     for video in (np.zeros(shape), torch.zeros(shape), list(np.zeros(shape))):
         with pytest.raises(ValueError, match=match):
             to_frames(video)
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_video_is_turned_as_its_camera_says(tmp_path, quarters):
+    path = tmp_path / "turned.mp4"
+    write_mp4(path, bars(32, 64), 8)
+    straight, data = read_video(path), path.read_bytes()
+    # The track's matrix, counterclockwise; that of the whole film stands before it.
+    cosine, sine = [(0, 1), (-1, 0), (0, -1)][quarters - 1]
+    matrices = [
+        b"".join(n.to_bytes(4, "big", signed=True) for n in (a, -b, 0, b, a, 0, 0, 0, 1 << 30))
+        for a, b in ((1 << 16, 0), (cosine << 16, sine << 16))
+    ]
+    at = data.index(matrices[0], data.index(b"tkhd"))
+    path.write_bytes(data[:at] + matrices[1] + data[at + 36 :])
+    assert np.array_equal(read_video(path), np.rot90(straight, quarters, (1, 2)))

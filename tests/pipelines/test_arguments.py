@@ -45,6 +45,11 @@ def test_what_the_pipeline_cannot_make_is_refused(bundled, wanted, message):
         small(bundled, **wanted)
 
 
+def test_what_is_given_by_two_names_is_refused(bundled):
+    with pytest.raises(ValueError, match=r"control and control_video both stand for .* give one"):
+        small(bundled, control="a.mp4", control_video="b.mp4")
+
+
 def test_more_steps_than_the_scheduler_was_trained_on_are_refused(bundled):
     with pytest.raises(ValueError, match=r"at most 1000, .* but got 1001"):
         bundled.arguments({"prompt": PROMPT, "num_inference_steps": 1001})

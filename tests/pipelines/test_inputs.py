@@ -85,6 +85,37 @@ def test_a_picture_is_turned_as_its_camera_says(tmp_path):
     assert read_image(tmp_path / "turned.jpg").size == (20, 40)
 
 
+@pytest.mark.parametrize(
+    ("pixels", "kind", "seen"),
+    [
+        (np.uint16([[0, 257, 65535]]), "png", [0, 1, 255]),
+        (np.int32([[0, 257, 65535]]), "tiff", [0, 1, 255]),
+        (np.int32([[0, 7, 255]]), "tiff", [0, 7, 255]),
+        (np.int32([[0, 7, 70000]]), "tiff", "from 0 to 70000, .* Expected are 8 or 16 bits"),
+        (np.float32([[0, 0.5, 1]]), "tiff", "from 0 to 1, .* save it as a PNG"),
+    ],
+)
+def test_grey_of_many_bits_is_scaled_or_refused(tmp_path, pixels, kind, seen):
+    path = tmp_path / f"grey.{kind}"
+    Image.fromarray(pixels).save(path)
+    if isinstance(seen, str):
+        with pytest.raises(ValueError, match=f"can't be read as a picture: its pixels go {seen}"):
+            read_image(path)
+    else:
+        assert np.array_equal(np.asarray(read_image(path))[0, :, 0], seen)
+
+
+def test_a_broken_or_enormous_picture_is_told(picture, monkeypatch):
+    data = picture.read_bytes()
+    picture.write_bytes(data[:40])  # Pillow's SyntaxError
+    with pytest.raises(ValueError, match=r"cat.png can't be read as a picture"):
+        read_image(picture)
+    picture.write_bytes(data)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="exceeds limit of 200 pixels"):
+        read_image(picture)
+
+
 def test_a_picture_of_another_shape_is_said(tmp_path):
     Image.new("RGB", (64, 32)).save(tmp_path / "wide.png")
     loaded = LoadedPipeline(wan_image_to_video_experts())

@@ -18,7 +18,7 @@ from stas.pipelines.load import load_pipeline
 from stas.pipelines.options import PipelineOptions
 from tests.tiny import tiny_wan
 
-PROXY = {"https": "http://127.0.0.1:1"}
+PROXIES = [{name: "http://127.0.0.1:1"} for name in ("https", "all")]
 
 PROMPT = "a red circle moving right on a blue background"
 
@@ -187,11 +187,33 @@ def test_no_time_is_lost_where_the_network_is_off(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(DiffusionPipeline, "load_config", load_config)
-    for proxies, offline, message in (({}, True, "there is no network"), (PROXY, False, "nothing")):
+    ways = [({}, True, "there is no network"), *((each, False, "nothing") for each in PROXIES)]
+    for proxies, offline, message in ways:
         monkeypatch.setattr("stas.pipelines.load.getproxies", lambda proxies=proxies: proxies)
         with pytest.raises(OSError, match=message):
             load_pipeline(PipelineOptions(model="nobody/nothing", device="cpu"))
         assert asked.pop()["local_files_only"] is offline
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("model_index.json", [], r"_class_name, .* but got \[\]"),
+        ("model_index.json", {"_class_name": None}, "model_index.json of .*model' must be"),
+        ("model_index.json", {"_class_name": "NoPipeline"}, "model' can't be loaded: .*NoPipeline"),
+        ("tokenizer/tokenizer.json", {"added_tokens": 3}, "model' can't be loaded: .*JSON"),
+        ("transformer/config.json", {"num_layers": 0}, "transformer has no blocks"),
+        ("vae/config.json", {"scale_factor_temporal": 0}, "model' must be 1 or more, but got 0"),
+    ],
+)
+def test_a_folder_that_says_what_can_not_be_is_told(tmp_path, file, content, reason):
+    folder = tmp_path / "model"
+    shutil.copytree(BUNDLED_MODEL, folder)
+    old = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(old | content if content else content))
+    with pytest.raises(ValueError, match=reason):
+        loaded = load_pipeline(PipelineOptions(model=str(folder), device="cpu"))
+        loaded.check({"prompt": PROMPT, "num_frames": 5}, stas.STASConfig())
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
+import pytest
+import torch
+from diffusers import WanPipeline
 
+import stas
 from stas.assets import BUNDLED_MODEL
+from stas.checks import StasWarning
 from stas.pipelines.load import load_pipeline
+from stas.pipelines.model import LoadedPipeline
 from stas.pipelines.options import PipelineOptions
 from tests.pipelines.test_load import PROMPT, bundled, small, tiny_folder
 
@@ -35,3 +42,27 @@ def test_defaults_come_from_the_model_folder(bundled, tiny_folder):
     other = load_pipeline(PipelineOptions(model=str(tiny_folder), device="cpu"))
     assert other.arguments({"prompt": PROMPT}) == {"prompt": PROMPT}
     assert other.fps == 16
+
+
+def test_a_working_folder_that_changes_hides_nothing_in_silence(monkeypatch, tmp_path):
+    shutil.copytree(BUNDLED_MODEL, tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    pipeline = WanPipeline.from_pretrained("tiny")
+    known, loaded = LoadedPipeline(pipeline), load_pipeline("tiny", device="cpu")
+    monkeypatch.chdir("/")
+    assert (
+        known.defaults
+        == loaded.defaults
+        == json.loads((tmp_path / "tiny/defaults.json").read_text())
+    )
+    assert known.options.model == str(tmp_path / "tiny")
+    with stas.steer(loaded) as handle:
+        assert handle.origins == {"transformer": "profile"}
+    with pytest.warns(StasWarning, match="from 'tiny/transformer', and there is no such folder"):
+        stas.steer(pipeline).remove()
+
+
+@pytest.mark.parametrize("wrong", [lambda: 0, "bundled", WanPipeline, torch.nn.Linear(1, 1)])
+def test_defaults_of_no_pipeline_are_refused(wrong):
+    with pytest.raises(TypeError, match="Expected a diffusers pipeline, but got"):
+        stas.defaults(wrong)

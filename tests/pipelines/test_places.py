@@ -21,6 +21,12 @@ def test_one_file_or_a_folder():
         places_of(Path("x.mp4"), SAMPLES)
 
 
+def test_home_is_found_behind_quotes(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert places_of(Path("~/x.mp4"), SAMPLES[:1]) == [tmp_path / "x.mp4"]
+
+
 def test_what_is_there_is_refused_unless_it_is_expected(tmp_path):
     place = tmp_path / "new/a.mp4"
     check_places([place], force=False)

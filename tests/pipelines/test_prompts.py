@@ -12,13 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stas.checks import StasWarning
+from stas.files import write_table
 from stas.media.video import read_video
 from stas.pipelines.generator import GenerateJob
 from stas.pipelines.job import carry_out
 from stas.pipelines.load import load_pipeline
 from stas.pipelines.prompts import Prompt, read_prompts, samples_of, texts_alone
 from stas.pipelines.texts import unread
-from stas.workers.executors import HERE
+from stas.workers.executors import HERE, TasksFailedError
+from stas.workers.leases import Leases
 from tests.zoo import all_tinies
 
 RUNS = {run.name: run for tiny in all_tinies().values() for run in tiny.pipelines}
@@ -57,7 +59,7 @@ def test_blank_lines_and_comments_are_skipped(tmp_path):
     )
     found = read_prompts(None, path)
     assert [prompt.text for prompt in found] == ["a red circle", "a #1 square"]
-    assert [prompt.origin["line"] for prompt in found] == [1, 2]
+    assert [prompt.origin["line"] for prompt in found] == [3, 6]
 
 
 def test_named_values_of_jsonl_and_csv(tmp_path):
@@ -97,8 +99,38 @@ def test_named_values_of_jsonl_and_csv(tmp_path):
 def test_any_text_comes_back_from_jsonl_and_csv(texts):
     with tempfile.TemporaryDirectory() as folder:
         lines = "\n".join(json.dumps({"prompt": text}, ensure_ascii=False) for text in texts)
-        as_json = written(Path(folder), "a.jsonl", lines)
-        assert [each.text for each in read_prompts(None, as_json)] == [t.strip() for t in texts]
+        as_json, as_csv = written(Path(folder), "a.jsonl", lines), Path(folder, "a.csv")
+        write_table(as_csv, [["prompt"], *([text] for text in texts)])
+        for path in (as_json, as_csv):
+            assert [each.text for each in read_prompts(None, path)] == [t.strip() for t in texts]
+
+
+def test_what_parts_lines_for_unicode_alone_parts_no_prompts(tmp_path):
+    text = "a\u2028b\u0085c\x0bd"
+    path = written(tmp_path, "a.txt", f"{text}\r\n{text}\n")
+    assert [each.text for each in read_prompts(None, path)] == [text, text]
+
+
+def test_no_seed_in_words_is_none(tmp_path):
+    path = written(tmp_path, "a.jsonl", '{"prompt": "a cat", "seed": null, "seeds": [2]}')
+    assert read_prompts(None, path)[0].seeds == (2,)
+
+
+def test_only_names_that_collide_are_numbered():
+    texts = ["a cat", "a dog", "a cat", "0001 a cat"]
+    assert [each.name for each in samples_of([Prompt(text) for text in texts], [0])] == [
+        "0001-0001-a-cat-seed0",
+        "a-dog-seed0",
+        "0003-a-cat-seed0",
+        "0004-0001-a-cat-seed0",
+    ]
+
+
+def test_seeds_that_would_not_be_used_are_refused():
+    prompts = [Prompt("a cat", seeds=(3,)), Prompt("a dog")]
+    assert [each.seed for each in samples_of(prompts, [7, 8])] == [3, 7, 8]
+    with pytest.raises(ValueError, match=r"a seed to every prompt, so \[7, 8\] would not be used"):
+        samples_of(prompts[:1], [7, 8])
 
 
 @pytest.mark.parametrize(
@@ -159,6 +191,14 @@ def test_what_is_there_is_skipped(run, tmp_path):
     assert (tmp_path / "made/a-red-circle-seed1.json").read_text() == before
 
 
+def test_the_rest_is_said_once_and_in_short():
+    loaded = load_pipeline("bundled", device="cpu")
+    with pytest.warns(StasWarning) as said:
+        for _ in range(2):
+            loaded.arguments({"prompt": "a red circle " * 99, "max_sequence_length": 4})
+    assert len(said) == 1 and len(str(said[0].message)) < 180
+
+
 def test_the_end_that_no_encoder_reads_is_said():
     loaded = load_pipeline("bundled", device="cpu")
     short = "a red circle moving right"
@@ -191,3 +231,19 @@ def test_two_that_write_one_file_do_not_lose_a_video(tmp_path):
         assert (tmp_path / "x.mp4").read_bytes() == before
     carry_out(job("a blue square", force=True), HERE)
     assert (tmp_path / "x.mp4").read_bytes() != before
+
+
+def test_a_batch_keeps_others_from_all_of_its_files(tmp_path, monkeypatch):
+    loaded = load_pipeline("bundled", device="cpu")
+    samples = samples_of([Prompt("a cat")], [1, 0])
+    places = [tmp_path / f"{sample.name}.mp4" for sample in samples]
+    taken = []
+
+    def make(*arguments, **options):
+        taken.extend(Leases(tmp_path, "other").take(place.stem) for place in places)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("stas.pipelines.generator.make_samples", make)
+    with pytest.raises(TasksFailedError, match="enough"):
+        carry_out(GenerateJob(loaded, samples, places, {"num_frames": 5}, batch=2), HERE)
+    assert taken == [None, None]

@@ -140,3 +140,19 @@ def test_the_lists_of_prompts_that_ship():
         assert len(set(prompts)) == len(prompts) == count
         assert all(prompt == prompt.strip() != "" for prompt in prompts)
     assert set(bundled) <= {scene.caption for scene in scenes("held-out")}
+
+
+def test_recording_ends_when_the_dimensions_are_sure(tmp_path):
+    """And goes on to the end when that is asked for."""
+    prompts = [f"{prompt} {n}" for n in range(3) for prompt in PROMPTS]
+    pipeline = tiny_wan()
+    plant_massive_dimension(pipeline.transformer, 3)
+    loaded = LoadedPipeline(pipeline)
+    path, whole = tmp_path / "sure.safetensors", tmp_path / "whole.safetensors"
+    found = record_videos(loaded, prompts, CALL, path, until_sure=True)
+    assert found.metadata["finished"] == "6"
+    again = record_videos(loaded, prompts, CALL, path, until_sure=True, resume=True)
+    same(found, again)
+    record_videos(loaded, prompts, CALL, path, resume=True)
+    same(ActivationStats.load(path), record_videos(loaded, prompts, CALL, whole))
+    assert sorted(each.name for each in tmp_path.iterdir()) == [path.name, whole.name]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import sys
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from stas.activations.profiles import FOLDER_PROFILE
+from stas.assets import BUNDLED_MODEL
 from stas.measures.features import load_aesthetic, load_encoder
 from stas.measures.measure import Measures
 from stas.media.pictures import GAP, side_by_side, strips
@@ -178,6 +182,31 @@ def test_equal_videos_are_said_to_be_equal(pipeline, tmp_path):
         result = compare(pipeline, SAMPLES[:1], tmp_path, settings=runs, arguments=SMALL)
     assert [result.identical(each) for each in runs] == [1, 1]
     assert "<strong>1 of 1</strong> videos of never equal" in (tmp_path / "report.html").read_text()
+
+
+def test_going_on_with_another_measure_or_profile_is_refused(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(BUNDLED_MODEL, folder)
+
+    def bright(frames, prompt):
+        return {"bright": float(frames.mean())}
+
+    def go_on(**options):
+        measures = Measures(names=("pixel difference",), own=[bright])
+        found = {"arguments": SMALL, "measures": measures} | options
+        compare(load_pipeline(str(folder), device="cpu"), "a", tmp_path / "out", **found)
+
+    go_on()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/videos").iterdir()}
+    other = types.FunctionType(bright.__code__, {}, "bright")
+    other.__module__, other.__qualname__ = "others", bright.__qualname__
+    with pytest.raises(ValueError, match=r"own_measures .*test_compare:.* -> \[\"others:"):
+        go_on(resume=True, measures=Measures(names=("pixel difference",), own=[other]))
+    data = json.loads((folder / FOLDER_PROFILE).read_text())
+    (folder / FOLDER_PROFILE).write_text(json.dumps(data | {"dims": [3], "ratios": [30.0]}))
+    with pytest.raises(ValueError, match=rf"videos of on .* transformer \[{DIMS}\] -> \[3\]"):
+        go_on(resume=True)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_ctrl_c_keeps_finished_samples_and_reports_them(pipeline, tmp_path):

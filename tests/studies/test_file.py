@@ -48,7 +48,7 @@ def test_a_study_file_with_changes(tmp_path):
     )
     study = load_study(tmp_path / "s.toml")
     assert study.prompts == ("one", "two", "three") and study.name == "s"
-    assert study.samples()[2].prompt_file["line"] == 3
+    assert study.samples()[2].prompt_file["prompt"] == 3
     changed = load_study(
         tmp_path / "s.toml",
         count=2,

@@ -46,7 +46,7 @@ def test_options_stand_above_the_file(tmp_path):
         ({"guards": ["pixel difference, first frame:higher"]}, "needs a margin"),
         ({"guards": "pixel difference:higher:1"}, "guards must be a list"),
         ({"budget": 20}, "a budget of 20 videos can't decide between off and 2 settings"),
-        ({"budget": "many"}, "budget must be videos"),
+        ({"budget": "many"}, "budget must be a number of videos"),
         ({"axes": {}}, "there is no axis"),
         ({"axes": {"scale": [2.0]}}, r"a space has two settings beside off or more.*scale=2"),
         ({"axes": {"scale": [1.0, 1.0]}}, "alike"),

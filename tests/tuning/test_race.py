@@ -29,6 +29,7 @@ def play(race, effects, *, noise=0.7, seed=0, guard=None):
                     name: {
                         "score": draw.gauss(effects.get(name, 0), noise),
                         "guard": draw.gauss(0 if name == "off" else guard or 0, noise),
+                        "same": 1.0,
                     }
                     for name in ("off", *race.alive)
                 }
@@ -180,3 +181,26 @@ def test_no_effect_is_claimed_to_be_seen_where_pairs_dont_vary():
         same = {"x": float(race.spent)}  # it varies, but never by steering
         race.add([dict.fromkeys(["off", *race.alive], same)] * count)
     assert race.outcome.winner is None and "would have been seen" not in race.outcome.words
+
+
+def test_a_guard_that_never_changes_holds():
+    race = play(Race(["a", "b"], rules(guards=(Objective("same", "higher", 0.1),))), {"a": 3.0})
+    assert race.outcome.winner == "a"
+
+
+@pytest.mark.parametrize(("share", "size", "settings"), [(0.2, 4, 3), (0.5, 1, 2), (0.01, 1, 2)])
+def test_the_smallest_budget_can_decide(share, size, settings):
+    names = [str(number) for number in range(settings)]
+    least = rules(share=share, round=size).smallest_budget(settings)
+    enough = rules(share=share, round=size, budget=least, prompts=4000)
+    assert play(Race(names, enough), {"1": 100.0}).outcome.winner == "1"
+    with pytest.raises(ValueError, match=f"expected {least} or more"):
+        Race(names, rules(share=share, round=size, budget=least - 1))
+
+
+def test_evidence_after_a_measure_failed_in_the_confirmation():
+    race = Race(["a"], rules(budget=80))
+    sample = {"off": {"score": 0.0, "guard": 0.0}, "a": {"score": 1.0, "guard": 0.0}}
+    with pytest.raises(ValueError, match="gave a number for"):
+        race.add([{name: {} for name in sample}] * race.next_round())
+    assert race.confirmation_interval().n == 0

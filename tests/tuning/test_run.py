@@ -8,6 +8,7 @@ from contextlib import closing
 
 import pytest
 
+from stas.activations.profiles import default_steering
 from stas.method.config import STASConfig
 from stas.pipelines.load import load_pipeline
 from stas.pipelines.options import PipelineOptions
@@ -18,6 +19,7 @@ from stas.tuning.plan import tune_of
 from stas.tuning.run import open_tune, run_tune
 
 # Massive activations of all tokens set to zero break a video, which anything can measure.
+TABLES = ("base", "axes", "arguments")
 SPACE = {
     "objective": "colourfulness:lower",
     "budget": 40,
@@ -169,3 +171,19 @@ def test_votes_on_another_question_decide_nothing(pipeline, tmp_path):
     vote(tmp_path / "run", "base")
     with pytest.raises(ValueError, match="say nothing of motion, which decides"):
         run_tune(tune, tmp_path / "run", pipeline=pipeline)
+
+
+def test_a_winner_is_kept_in_the_profile(directions, run, tmp_path):
+    race, _, folder = directions["higher"]
+    file = tmp_path / "tune.toml"
+    lines = [f"{key} = {json.dumps(value)}" for key, value in SPACE.items() if key not in TABLES]
+    for name in TABLES:
+        lines += [f"[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in SPACE[name].items())]
+    file.write_text("\n".join(lines))
+    options = ("--objective", "colourfulness:higher", "-o", folder, "--keep")
+    code, out, err = run("tune", file, *options)
+    assert code == 0, err
+    assert race.outcome.winner == "op=zero" and default_steering("bundled").op == "zero"
+    assert str(tmp_path / "cache") in out
+    code, _, err = run("tune", file, *options[:-1], "--model", "some/one", "--keep")
+    assert code == 1 and "--keep needs a profile of 'some/one'" in err

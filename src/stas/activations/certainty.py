@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp
+from math import exp, log
 
 import torch
 
-from stas.activations.intervals import FEWEST, mean_interval
+from stas.activations.intervals import FEWEST, always_valid, mean_interval
 from stas.activations.stats import ActivationStats
 from stas.method.detection import MASSIVE_RATIO
 
@@ -88,8 +88,31 @@ def certainty(stats: ActivationStats, *, threshold: float = MASSIVE_RATIO) -> Ce
     return Certainty(len(ratios), *last, enough)
 
 
+def is_sure(stats: ActivationStats, *, threshold: float = MASSIVE_RATIO) -> bool:
+    """Whether enough videos were recorded to know which dimensions are massive.
+
+    It may be asked after each video, and recording ended when it is: the intervals are those of
+    `always_valid`, each of 95 % by itself, so wider than those of `certainty`.
+
+    Args:
+        stats: What is recorded so far.
+        threshold: The ratio from which a dimension is massive.
+
+    Example:
+        >>> stats = ActivationStats(blocks=(0,), width=3, boundary=0.08)
+        >>> stats.video_ratios = torch.tensor([[30.0 + n, 0.5, 1.0] for n in range(8)])
+        >>> is_sure(stats)
+        True
+    """
+    if stats.video_ratios is None:
+        return False
+    ratios = stats.video_ratios.double()
+    ratios = ratios[ratios.isfinite().all(1)]
+    return len(ratios) >= FEWEST and not _judged(ratios, threshold, all_looks=True)[1]
+
+
 def _judged(
-    ratios: torch.Tensor, threshold: float
+    ratios: torch.Tensor, threshold: float, *, all_looks: bool = False
 ) -> tuple[tuple[RatioInterval, ...], tuple[RatioInterval, ...]]:
     """Those above the threshold, and those that may be."""
     if len(ratios) < FEWEST:
@@ -98,7 +121,11 @@ def _judged(
     sure, unsure = [], []
     # The interval of a dimension that no prompt brings near the threshold is below it.
     for dim in (ratios.amax(0) >= threshold / 2).nonzero().flatten().tolist():
-        found = mean_interval(logs[:, dim].tolist())
+        values = logs[:, dim].tolist()
+        if all_looks:
+            found = always_valid(values, 0.05, 2 * FEWEST, unlike=log(threshold))
+        else:
+            found = mean_interval(values)
         interval = RatioInterval(dim, *map(exp, (found.mean, found.low, found.high)))
         if interval.low > threshold:
             sure.append(interval)

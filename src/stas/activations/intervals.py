@@ -74,19 +74,22 @@ def student_t(freedom: int, share: float) -> float:
     )
 
 
-def always_valid(values: Sequence[float], error: float, planned: int) -> MeanInterval:
+def always_valid(
+    values: Sequence[float], error: float, planned: int, *, unlike: float = 0.0
+) -> MeanInterval:
     """The mean of numbers with an interval that may be looked at after each of them.
 
     The t-test's e-process: a normal mixture over the effect's size in standard deviations, with
     the right Haar prior on the deviation (Lai, 1976; Wang and Ramdas, 2025). For normal numbers
     the chance that the interval ever leaves out the true mean is at most `error`, at any n; for
-    others that is asymptotic. Numbers that are all alike and not zero, as of votes that all say the
-    same, count as if one more were zero [our choice]: without a deviation the test says nothing.
+    others that is asymptotic. Numbers that are all alike, as of votes that all say the same, count
+    as if one more were `unlike` [our choice]: without a deviation the test says nothing.
 
     Args:
         values: Independent finite numbers, (n,).
         error: That chance, between 0 and 1.
         planned: At how many numbers the interval is to be narrowest.
+        unlike: What one more is taken to be where all are alike.
 
     Example:
         >>> found = always_valid([1.0, 1.2, 0.9, 1.1, 0.8, 1.0, 1.3, 0.7], 0.05, 8)
@@ -96,8 +99,8 @@ def always_valid(values: Sequence[float], error: float, planned: int) -> MeanInt
     n = len(values)
     mean = fmean(values) if n else nan
     deviation = stdev(values) if n > 1 else 0.0
-    if deviation == 0 and mean != 0 and n > 1:
-        alike = always_valid([*values, 0.0], error, planned)
+    if deviation == 0 and mean != unlike and n > 1:
+        alike = always_valid([*values, unlike], error, planned)
         return MeanInterval(mean, alike.low, alike.high, deviation, n)
     half = always_valid_t(n, error, planned) * deviation / sqrt(n) if deviation > 0 else inf
     return MeanInterval(mean, mean - half, mean + half, deviation, n)

@@ -6,14 +6,14 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from math import inf
 from pathlib import Path
 from typing import Any
 
 from stas.activations.intervals import FEWEST
-from stas.assets import BUNDLED_MODEL, shipped
+from stas.assets import BUNDLED, BUNDLED_MODEL, shipped
 from stas.checks import StasWarning, is_whole
 from stas.files import whole_file
 from stas.method.config import STASConfig
@@ -38,6 +38,8 @@ class Profile:
         source: Where the figures come from: "paper" or "measured".
         note: How they were measured, in words.
         videos: How many videos were recorded for it; None where that isn't known.
+        steering: How the model is steered where nothing else is said, as a tune found it: fields of
+            STASConfig, the others at their defaults; empty for the defaults.
 
     Raises:
         TypeError, ValueError: A field is not of its kind or out of its range.
@@ -51,6 +53,7 @@ class Profile:
     source: str
     note: str = ""
     videos: int | None = None
+    steering: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # A profile's dims are what a user could give: the same is expected of them.
@@ -62,6 +65,9 @@ class Profile:
             raise ValueError(f"ratios must be finite numbers, 0 or more, but got {self.ratios}")
         if not isinstance(self.config, Mapping):
             raise ValueError(f"config must be an object, but got {self.config!r}")
+        if not isinstance(self.steering, Mapping):
+            raise ValueError(f"steering must be an object, but got {self.steering!r}")
+        STASConfig.from_dict(self.steering)
         if self.videos is not None and not is_whole(self.videos, 1):
             raise ValueError(f"videos must be a whole number above 0, but got {self.videos!r}")
 
@@ -74,13 +80,19 @@ class Profile:
     def describe(self) -> str:
         """Name, source and strength in words, for `SteeringHandle.summary`."""
         strengths = describe_ratios(self.dims, self.ratios)
-        return f"profile {self.model} ({self.source}): {strengths}"
+        tuned = ", tuned" if self.steering else ""
+        return f"profile {self.model} ({self.source}{tuned}): {strengths}"
 
     @property
     def origin(self) -> str:
         """Where the figures come from, in words."""
         count = "" if self.videos is None else f", {self.videos} video{'s' * (self.videos != 1)}"
-        return f"{self.source}{count}"
+        return f"{self.source}{count}{', tuned' if self.steering else ''}"
+
+    @property
+    def tuned(self) -> STASConfig:
+        """How its model is steered where nothing else is said."""
+        return STASConfig.from_dict(self.steering)
 
     @property
     def described(self) -> str:
@@ -90,6 +102,8 @@ class Profile:
     def to_dict(self) -> dict[str, Any]:
         """What its file holds; what isn't known is left out."""
         fields = {name: value for name, value in asdict(self).items() if value is not None}
+        if not self.steering:
+            del fields["steering"]
         return {"format": FORMAT} | fields
 
     def save(self, path: Path) -> None:
@@ -171,6 +185,53 @@ def profiles_of(name_or_path: str) -> list[tuple[Path, Profile]]:
     else:
         found += [(path, each) for path, each in _shipped() if each.model == name_or_path]
     return sorted(found, key=lambda each: -(each[1].videos or FEWEST))
+
+
+def filed_under(model: str) -> str:
+    """What a model's profile is filed under: the bundled model's under its folder."""
+    return str(BUNDLED_MODEL) if model == BUNDLED else model
+
+
+def default_steering(model: str) -> STASConfig:
+    """How a model is steered where nothing else is said: as its profile says, else the defaults.
+
+    Args:
+        model: "bundled", a folder, or a hub id.
+
+    Example:
+        >>> default_steering("bundled") == STASConfig()
+        True
+    """
+    found = profiles_of(filed_under(model))
+    return found[0][1].tuned if found else STASConfig()
+
+
+def keep_steering(model: str, config: STASConfig) -> Path:
+    """Have a model steered so from now on: `steer` and `stas generate` take it of its profile.
+
+    Args:
+        model: "bundled", a folder, or a hub id.
+        config: How.
+
+    Returns:
+        The file of the profile, among those that were measured on this machine.
+
+    Raises:
+        FileNotFoundError: The model has no profile to keep it in.
+        OSError: It can't be written.
+    """
+    name = filed_under(model)
+    found = profiles_of(name)
+    if not found:
+        raise FileNotFoundError(
+            f"{model!r} has no profile to keep its steering in. Measure it first: stas profile "
+            f"--model {model}"
+        )
+    default, path = STASConfig().to_dict(), cached_profile(name)
+    steering = {key: each for key, each in config.to_dict().items() if each != default[key]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace(found[0][1], steering=steering).save(path)
+    return path
 
 
 def all_profiles() -> list[tuple[Path, Profile]]:

@@ -56,8 +56,8 @@ class Studio:
     """
 
     def __init__(self, folder: Path, device: str = "auto") -> None:
-        self.folder, self._device = folder, device
-        self._loaded: tuple[str, LoadedPipeline] | None = None
+        self.folder, self.device = folder, device
+        self._loaded: tuple[tuple[str, str], LoadedPipeline] | None = None
         self._line: list[threading.Event] = []
 
     def make(self, settings: Settings, report: Report, cancelled: threading.Event) -> Made:
@@ -125,6 +125,11 @@ class Studio:
         finally:
             self._line.remove(cancelled)
 
+    def cancel_first(self) -> None:
+        """End the run that is being made, at its next step."""
+        for cancelled in self._line[:1]:
+            cancelled.set()
+
     def gallery(self) -> list[Path]:
         """What was made, newest first: of a pair the video of both."""
         made = {path.name: path for path in self.folder.glob("*.mp4")}
@@ -145,7 +150,7 @@ class Studio:
     ) -> tuple[dict[str, tuple[Frames, Manifest]], RecordingHandle | None]:
         """The frames of a seed under each way to steer; with maps, what the first one shows."""
         _end_if(cancelled)
-        loaded = self._pipeline(settings.model)
+        loaded = self._pipeline(settings)
         wanted = settings.arguments | {"prompt": settings.prompt}
         for steering in steered.values():
             arguments = loaded.check(wanted, steering)
@@ -183,10 +188,11 @@ class Studio:
         write_all([(files[name], (*each, None)) for name, each in made.items()])
         return files
 
-    def _pipeline(self, model: str) -> LoadedPipeline:
-        if self._loaded is None or self._loaded[0] != model:
+    def _pipeline(self, settings: Settings) -> LoadedPipeline:
+        wanted = settings.model, settings.dtype
+        if self._loaded is None or self._loaded[0] != wanted:
             # A model that can't be loaded leaves the one before in place.
-            self._loaded = model, load_pipeline(model, device=self._device)
+            self._loaded = wanted, load_pipeline(wanted[0], device=self.device, dtype=wanted[1])
         return self._loaded[1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import gradio as gr
 from stas.app.jobs import ON, POLL, CancelledError, Report, Studio
 from stas.app.rating import RatingPage
 from stas.app.settings import Make, Settings
+from stas.checks import DType, expect
 from stas.method.config import BRANCHES, OPS, REFERENCES, REGIONS, STASConfig
 from stas.pipelines.manifest import Manifest
 from stas.pipelines.sample import MANIFEST, STRIP, VideoFiles
@@ -30,9 +32,13 @@ FIELDS: tuple[str, ...] = (
     "height",
     "frames",
 )
-FIELDS += ("fps", "model", "make")
+FIELDS += ("fps", "model", "dtype", "make")
 STEERING: tuple[str, ...] = ("dims", "blocks", "op", "regions", "boundary", "scale", "reference")
 STEERING += ("start", "stop", "branches")
+# Nothing of a picture is cut off: axes stand at its edges.
+WHOLE_PICTURES: dict[str, Any] = {"interactive": False, "columns": 2, "object_fit": "contain"}
+WHOLE_PICTURES |= {"height": "auto"}
+EXPECTED = (OSError, TypeError, ValueError)
 PROMPT = "a red circle moving right on a blue background"
 WHOLE = ("seed", "steps", "width", "height", "frames")
 
@@ -45,15 +51,33 @@ def read_form(values: tuple[Any, ...]) -> Settings:
     """
     given = dict(zip(FIELDS + STEERING, values, strict=True))
     call = {name: given[name] for name in FIELDS if given[name] not in (None, "")}
-    call |= {name: int(call[name]) for name in WHOLE if name in call}
+    call |= {name: _whole(name, call[name]) for name in WHOLE if name in call}
     steering = {name: given[name] for name in STEERING}
-    dims, blocks = str(steering["dims"] or ""), str(steering["blocks"] or "")
-    steering["dims"] = tuple(int(word) for word in dims.split(",")) if dims.strip() else None
-    if blocks not in ("all", "middle"):
-        steering["blocks"] = tuple(int(word) for word in blocks.split(",") if word.strip())
+    steering["dims"] = _numbers("Dims", steering["dims"]) if steering["dims"] else None
+    if (blocks := steering["blocks"].strip()) not in ("all", "middle"):
+        steering["blocks"] = _numbers("Blocks", blocks)
     for name in ("regions", "branches"):
         steering[name] = tuple(steering[name])
     return Settings(**{"prompt": ""} | call, steering=STASConfig(**steering))
+
+
+def _whole(name: str, value: Any) -> int:
+    """A whole number of the form, which a browser may give as text."""
+    try:
+        whole = int(value)
+        expect(isinstance(value, str) or whole == value, "")
+    except (OverflowError, ValueError):
+        raise ValueError(f"{name.title()} must be a whole number, but got {value}.") from None
+    return whole
+
+
+def _numbers(label: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"{label}: expected whole numbers with commas between, as in 3,7, but got {text!r}."
+        ) from None
 
 
 def fill_form(settings: Settings) -> list[Any]:
@@ -62,7 +86,9 @@ def fill_form(settings: Settings) -> list[Any]:
     for name in ("dims", "blocks"):
         if isinstance(steering[name], list):
             steering[name] = ",".join(map(str, steering[name]))
-    return [getattr(settings, name) for name in FIELDS] + [steering[name] for name in STEERING]
+    first = [getattr(settings, name) for name in FIELDS]
+    first[FIELDS.index("seed")] = str(settings.seed)  # a browser's numbers end at 2 ** 53
+    return first + [steering[name] for name in STEERING]
 
 
 def _form(model: str) -> list[Any]:
@@ -73,12 +99,13 @@ def _form(model: str) -> list[Any]:
             gr.Textbox(label="Negative prompt", scale=2),
         ]
     with gr.Row():
-        first += [gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90)]
+        first += [gr.Textbox("0", label="Seed", min_width=90)]
         for label in ("Steps", "Guidance", "Width", "Height", "Frames", "Fps"):
             first.append(gr.Number(None, label=label, min_width=90, placeholder="auto"))
     with gr.Row():
         label = "Model: bundled, a folder, or a hub id"
         first.append(gr.Textbox(model, label=label, scale=3))
+        first.append(gr.Dropdown(list(get_args(DType)), value="auto", label="Dtype", scale=1))
         first.append(gr.Radio(list(get_args(Make)), value="both", label="Steering", scale=1))
     with gr.Accordion("Steering", open=False):
         with gr.Row():
@@ -91,7 +118,7 @@ def _form(model: str) -> list[Any]:
         with gr.Row():
             second += [
                 gr.Slider(0, 0.5, default.boundary, step=0.01, label="Boundary"),
-                gr.Slider(0, 3, default.scale, step=0.05, label="Scale"),
+                gr.Number(default.scale, label="Scale", min_width=90),
                 gr.Dropdown(list(REFERENCES), value=default.reference, label="Reference"),
                 gr.Slider(0, 1, default.start, step=0.01, label="Window start"),
                 gr.Slider(0, 1, default.stop, step=0.01, label="Window stop"),
@@ -104,13 +131,17 @@ def _form(model: str) -> list[Any]:
 class Runs:
     """The run of each open page: it goes on when its page is reloaded, and can be cancelled."""
 
-    def __init__(self) -> None:
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
         self._running: dict[str | None, threading.Event] = {}
 
     def cancel(self, request: gr.Request) -> None:
-        """End the run of a page, at its next step."""
+        """End the run of a page at its next step; for a page without one, what is being made: a
+        page that is reloaded is another one."""
         if request.session_hash in self._running:
             self._running[request.session_hash].set()
+        else:
+            self._studio.cancel_first()
 
     def follow(
         self, page: str | None, work: Callable[[Report, threading.Event], T]
@@ -142,30 +173,42 @@ class Runs:
             try:
                 ended.append(work(report, cancelled))
             except BaseException as error:  # told in the page, whatever it is
+                if not isinstance(error, (CancelledError, *EXPECTED)):
+                    traceback.print_exception(error)
                 ended.append(error)
+            finally:
+                if self._running.get(page) is cancelled:
+                    del self._running[page]
 
         threading.Thread(target=carry_out, daemon=True).start()
-        try:
-            while not ended:
-                yield now[0]
-                time.sleep(POLL)
-        finally:
-            if self._running.get(page) is cancelled and ended:
-                del self._running[page]
+        while not ended:
+            yield now[0]
+            time.sleep(POLL)
         found = ended[0]
         if isinstance(found, CancelledError):
             yield str(found)
         elif isinstance(found, BaseException):
-            raise gr.Error(str(found), print_exception=False)
+            yield f"Failed: {_text(found)}"  # it stays when the message over the page is gone
+            raise _told(found) from found
         else:
             yield found
+
+
+def _told(error: BaseException) -> gr.Error:
+    """An error as the page shows it."""
+    return gr.Error(_text(error), print_exception=False)
+
+
+def _text(error: BaseException) -> str:
+    """Of an error that nobody expects its kind says more."""
+    return str(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"
 
 
 def _settings(values: tuple[Any, ...]) -> Settings:
     try:
         return read_form(values)
     except (TypeError, ValueError) as error:
-        raise gr.Error(str(error), print_exception=False) from error
+        raise _told(error) from error
 
 
 def read_scales(text: str) -> list[float]:
@@ -175,17 +218,21 @@ def read_scales(text: str) -> list[float]:
         ValueError: They are no numbers from 0, or fewer than two.
     """
     try:
-        scales = sorted({float(word) for word in text.split(",")})
+        scales = sorted(
+            {float(f"{float(word):g}") for word in text.split(",")}
+        )  # as they are named
     except ValueError:
         scales = []
     if len(scales) < 2 or not all(0 <= scale < 100 for scale in scales):
-        raise ValueError(f"Expected two scales or more, as in 0.5, 1, 1.5, but got {text!r}.")
+        raise ValueError(
+            f"Expected two scales or more from 0 to 100, as in 0.5, 1, 1.5, but got {text!r}."
+        )
     return scales
 
 
 def build(studio: Studio, model: str) -> gr.Blocks:
     """The page over a studio; `model` is what its form begins with."""
-    runs, rating = Runs(), RatingPage(studio.folder)
+    runs, rating = Runs(studio), RatingPage(studio.folder)
 
     def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         settings = _settings(values)
@@ -203,7 +250,7 @@ def build(studio: Studio, model: str) -> gr.Blocks:
         try:
             scales = read_scales(text)
         except ValueError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise _told(error) from error
 
         def work(report: Report, cancelled: threading.Event) -> dict[float, VideoFiles]:
             return studio.make_scales(settings, scales, report, cancelled)
@@ -222,13 +269,13 @@ def build(studio: Studio, model: str) -> gr.Blocks:
     def forms(request: gr.Request, *values: Any) -> tuple[str, str, str]:
         settings = _settings(values)
         link = f"http://{request.headers['host']}/?{settings.to_query()}"
-        return link, settings.to_python(), settings.to_command()
+        return link, settings.to_python(studio.device), settings.to_command(studio.device)
 
     def from_manifest(path: str) -> list[Any]:
         try:
             return fill_form(Settings.from_manifest(Manifest.load(Path(path))))
         except (OSError, ValueError) as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise _told(error) from error
 
     def from_link(request: gr.Request) -> list[Any]:
         query = {name: value for name, value in request.query_params.items() if name[:2] != "__"}
@@ -238,13 +285,13 @@ def build(studio: Studio, model: str) -> gr.Blocks:
         try:
             return fill_form(Settings.from_query(query))
         except (TypeError, ValueError) as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise _told(error) from error
 
     def rate() -> str:
         try:
             return f"Rate them blind at [{(url := rating.open())}]({url})."
         except (OSError, ValueError) as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise _told(error) from error
 
     page: gr.Blocks
     with gr.Blocks(title="stas", analytics_enabled=False) as page:
@@ -257,7 +304,7 @@ def build(studio: Studio, model: str) -> gr.Blocks:
         video = gr.Video(label="What was made", show_label=False, interactive=False)
         manifest = gr.File(label="Manifest; of both, of the steered video", interactive=False)
         with gr.Accordion("Massive activations, without steering", open=False):
-            maps = gr.Gallery(label="Over blocks, steps and tokens", interactive=False, columns=2)
+            maps = gr.Gallery(label="Over blocks, steps and tokens", **WHOLE_PICTURES)
         with gr.Accordion("Over the scale", open=False):
             scales = gr.Textbox("0.5, 1, 1.5, 2", label="Scales: one video each")
             try_scales = gr.Button("Make them")
@@ -269,7 +316,7 @@ def build(studio: Studio, model: str) -> gr.Blocks:
             told = [gr.Textbox(label="Link"), gr.Code(language="python", label="Python")]
             told.append(gr.Code(language="shell", label="Command; of both, of the steered video"))
             dropped = gr.File(label="Drop a manifest", file_types=[".json"], type="filepath")
-        gallery = gr.Gallery(shown, label="Made before", interactive=False, columns=3, height=320)
+        gallery = gr.Gallery(shown, label="Made before", **WHOLE_PICTURES)
         with gr.Row():
             ask = gr.Button("Rate what was made, blind")
             where = gr.Markdown("Which is better? It asks you, not saying which is which.")

@@ -10,8 +10,18 @@ from typing import Any, Literal, get_args
 from urllib.parse import parse_qsl, urlencode
 
 from stas.assets import BUNDLED
-from stas.checks import one_of
+from stas.checks import (
+    FRAMES,
+    DType,
+    check_arguments,
+    check_fps,
+    dtype_name,
+    expect,
+    is_whole,
+    one_of,
+)
 from stas.method.config import STASConfig
+from stas.pipelines.arguments import GUIDANCE
 from stas.pipelines.manifest import Manifest
 
 Make = Literal["both", "on", "off"]
@@ -23,6 +33,8 @@ _CALL = {
     "height": "height",
     "frames": "num_frames",
 }
+# What pipelines call them, the first that a manifest has.
+_NAMES = {own: (name,) for own, name in _CALL.items()} | {"guidance": GUIDANCE, "frames": FRAMES}
 _READ: dict[str, Any] = {"steps": int, "width": int, "height": int, "frames": int, "seed": int}
 _READ |= {"guidance": float, "fps": float}
 
@@ -34,18 +46,19 @@ class Settings:
     Args:
         prompt: What it shows.
         negative_prompt: What it is not to show.
-        seed: Of the noise, 0 or more.
+        seed: Of the noise, 0 or more and below 2 ** 63.
         steps: Denoising steps.
-        guidance: Scale of classifier-free guidance.
+        guidance: Scale of classifier-free guidance, 0 to 100.
         width, height: In pixels, both or neither.
         frames: Pixel frames.
         fps: Frames per second of the file.
         model: "bundled", a folder in diffusers' format, or a hub id.
+        dtype: Of its weights, as of `stas.load_pipeline`.
         steering: How to steer.
         make: The video with steering, the one without, or both, side by side.
 
     Raises:
-        ValueError: No prompt, a negative seed, half a size, or another `make`.
+        ValueError: No prompt, half a size, or a value out of its range.
 
     Example:
         >>> settings = Settings(prompt="a red circle", steps=6)
@@ -63,14 +76,21 @@ class Settings:
     frames: int | None = None
     fps: float | None = None
     model: str = BUNDLED
+    dtype: DType = "auto"
     steering: STASConfig = field(default_factory=STASConfig)
     make: Make = "both"
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
             raise ValueError("The prompt is empty: say what the video is to show.")
-        if self.seed < 0:
-            raise ValueError(f"The seed must be 0 or more, but got {self.seed}.")
+        fits = is_whole(self.seed, 0, 2**63)
+        expect(fits, f"The seed must be 0 or more and below 2 ** 63, but got {self.seed}")
+        if self.fps is not None:
+            check_fps(self.fps)
+        check_arguments(self.arguments)
+        fits = self.guidance is None or 0 <= self.guidance <= 100
+        expect(fits, f"guidance must be from 0 to 100, but got {self.guidance}")
+        dtype_name(self.dtype)
         if (self.width is None) != (self.height is None):
             raise ValueError("Give width and height both, or neither.")
         one_of("make", self.make, get_args(Make))
@@ -101,7 +121,11 @@ class Settings:
         Raises:
             ValueError: A name that Settings does not have, or a value out of its range.
         """
-        given = dict(parse_qsl(query)) if isinstance(query, str) else dict(query)
+        given = (
+            dict(parse_qsl(query, keep_blank_values=True))
+            if isinstance(query, str)
+            else dict(query)
+        )
         unknown = sorted(set(given) - set(cls.__dataclass_fields__))
         if unknown:
             raise ValueError(f"The link has unknown settings: {', '.join(unknown)}.")
@@ -118,40 +142,45 @@ class Settings:
         Raises:
             ValueError: It says something that Settings does not have, which would be lost.
         """
-        given = {name for name, value in manifest.arguments.items() if value is not None}
-        lost = sorted(given - {*_CALL.values(), "prompt"})
+        given = {name: each for name, each in manifest.arguments.items() if each is not None}
+        prompt, call = given.pop("prompt"), {}
+        for own, names in _NAMES.items():
+            if name := next((each for each in names if each in given), None):
+                call[own] = given.pop(name)
+        lost = sorted(given)
         lost += [name for name in ("loras", "revision") if manifest.pipeline.get(name)]
         if lost:
             raise ValueError(
                 f"This manifest has {', '.join(lost)}, of which there is no field here. "
                 "`stas generate --manifest` makes its video again."
             )
-        call = {own: manifest.arguments.get(name) for own, name in _CALL.items()}
         return cls(
             **call,
-            prompt=manifest.arguments["prompt"],
+            prompt=prompt,
             seed=manifest.seed,
             fps=manifest.fps,
             model=manifest.pipeline.get("model", BUNDLED),
+            dtype=manifest.pipeline.get("dtype", "auto"),
             steering=manifest.steering_config() or STASConfig(),
             make="off" if manifest.steering is None else "both",
         )
 
-    def to_command(self) -> str:
-        """The `stas generate` command that makes the video: of both, the steered one."""
-        given = self._given()
+    def to_command(self, device: str = "auto") -> str:
+        """The `stas generate` command for a device that makes the video: of both, the steered."""
+        given = self._given() | ({} if device == "auto" else {"device": device})
         del given["make"]
-        words = ["stas", "generate", given.pop("prompt")]
+        prompt, words = given.pop("prompt"), ["stas", "generate"]
         if self.width is not None:
             given["size"] = f"{given.pop('width')}x{given.pop('height')}"
         steering = {} if self.make == "off" else self._steering()
         for name, value in (given | steering).items():
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             words.append(f"--{name.replace('_', '-')}={text}")
-        return shlex.join([*words, *(["--no-steer"] if self.make == "off" else [])])
+        words += ["--no-steer"] if self.make == "off" else []
+        return shlex.join([*words, "--", prompt])  # a prompt may begin with a dash
 
-    def to_python(self) -> str:
-        """Python that makes the video: of both, the steered one."""
+    def to_python(self, device: str = "auto") -> str:
+        """Python that makes the video on a device: of both, the steered one."""
         call = {"prompt": self.prompt} | self.arguments
         call = {name: value for name, value in call.items() if value is not None}
         made = f"frames = loaded.generate(arguments, {self.seed})\n"
@@ -160,10 +189,11 @@ class Settings:
                 f"config = stas.STASConfig.from_dict({self._steering()!r})\n"
                 f"with stas.steer(loaded.pipeline, config):\n    {made}"
             )
+        how = f"device={device!r}, dtype={self.dtype!r}"
         fps = "loaded.fps" if self.fps is None else repr(self.fps)
         return (
             "import stas\n\n"
-            f"loaded = stas.load_pipeline({self.model!r})\n"
+            f"loaded = stas.load_pipeline({self.model!r}, {how})\n"
             f"arguments = loaded.arguments({call!r})\n"
             f"{made}"
             f'stas.write_mp4("video.mp4", frames, {fps})\n'

@@ -32,6 +32,8 @@ def app(
 
     Serves a page to this machine's browsers until Ctrl-C.
     """
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"{str(output)!r} is a file, but a folder was expected.")
     if find_spec("gradio") is None:
         raise RuntimeError("The app needs the package gradio: pip install 'stas[app]'.")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported

@@ -176,7 +176,9 @@ def generate(
         check_fps(fps)
     steering = None
     if steer:
-        steering = steering_of(config, values)
+        from stas.activations.profiles import default_steering
+
+        steering = steering_of(config, values, default_steering(model))
     loras = given_loras(lora)
     places = places_of(output, samples, None if kind is None else f".{kind}")
     read = ("config", config), ("prompt file", prompts), *input_files(given_files)

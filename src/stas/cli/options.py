@@ -156,9 +156,12 @@ def given_fields(context: typer.Context) -> dict[str, Any]:
     return {name: context.params[name] for name in fields if context.params[name] is not None}
 
 
-def steering_of(file: Path | None, values: Mapping[str, Any]) -> STASConfig:
-    """A config from its file, or the default, with some of its fields replaced."""
-    return replace(STASConfig() if file is None else STASConfig.load(file), **values)
+def steering_of(
+    file: Path | None, values: Mapping[str, Any], default: STASConfig | None = None
+) -> STASConfig:
+    """A config from its file, else the default, with some of its fields replaced."""
+    base = default or STASConfig() if file is None else STASConfig.load(file)
+    return replace(base, **values)
 
 
 def read_workers(count: int | None, ray: str | None) -> Workers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +13,10 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from stas.assets import BUNDLED, BUNDLED_MODEL
 from stas.cli.command import command
 from stas.cli.options import (
+    VIDEO,
     ControlFile,
-    Count,
     Device,
     DTypeName,
     FirstSeed,
@@ -59,7 +59,18 @@ def measure(
     context: typer.Context,
     model: Model = "bundled",
     prompts: Prompts = None,
-    count: Count = 100,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=1, help="The most videos.", rich_help_panel=VIDEO)
+    ] = 100,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            metavar="",
+            help="Record all of them, also when fewer say for sure which dimensions are massive.",
+            rich_help_panel=VIDEO,
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -87,8 +98,8 @@ def measure(
 ) -> None:
     """Measure which dimensions of a model are massive, and write its profile.
 
-    From then on `steer` and `stas generate` use that profile for the model. The statistics lie
-    beside it.
+    Ends when that is sure, or after --count videos. From then on `steer` and `stas generate` use
+    that profile for the model. The statistics lie beside it.
     """
     if (other := context.invoked_subcommand) is not None:
         if lost := [name for name in context.params if is_given(context, name)]:
@@ -100,13 +111,13 @@ def measure(
     if output is not None and output.suffix != ".json":
         raise ValueError(f"A profile is a .json file, but got {str(output)!r}.")
     from stas.activations.certainty import certainty
-    from stas.activations.profiles import Profile, cached_profile
+    from stas.activations.profiles import Profile, cached_profile, filed_under
     from stas.pipelines.recorder import make_profile
 
     options = PipelineOptions(
         model=model, revision=revision, device=device, dtype=dtype, offload=offload
     ).resolved()
-    name = _name(options.model)
+    name = filed_under(options.model)
     place = output or cached_profile(name)
     recorded = place.with_suffix(".safetensors")
     if output is None:
@@ -124,10 +135,13 @@ def measure(
     check_stats_place(recorded, force=force, resume=resume)
     chosen = prompt_texts(prompts, model, count)
     given = load_for(shared, options)
-    how = {"seed": seed, "resume": resume, "workers": shared}
+    how = {"seed": seed, "resume": resume, "workers": shared, "until_sure": not every}
     stats = record_with_bar(given, chosen, arguments, recorded, **how)
     say_findings(stats)
     if stats.video_ratios is not None:
+        made_of = int(stats.metadata["finished"])
+        if made_of < count:
+            console.print(f"It is sure after {made_of} of {count} videos, so it ends here.")
         console.print(escape(certainty(stats).describe()))
     loaded = loading(given) if isinstance(given, PipelineOptions) else given
     made, found = make_profile(stats, loaded.transformer, name)
@@ -136,6 +150,8 @@ def measure(
             f"No profile is written: no dimension reaches {found.threshold:g} times the mean "
             f"magnitude. Strongest: {found.describe()}. The statistics are in {recorded}."
         )
+    if place.exists():  # how a tune found it is kept: it is about videos, and not of dimensions
+        made = replace(made, steering=Profile.load(place).steering)
     made.save(place)
     console.print(f"{escape(str(place))}: {escape(made.describe())}")
     used = loaded.profile()
@@ -177,9 +193,9 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Don't ask.")] = False,
 ) -> None:
     """Delete the profile of a model that was measured on this machine, and its statistics."""
-    from stas.activations.profiles import Profile, cached_profile
+    from stas.activations.profiles import Profile, cached_profile, filed_under
 
-    path = cached_profile(_name(model))
+    path = cached_profile(filed_under(model))
     if not path.is_file():
         raise FileNotFoundError(f"No profile of {model!r} was measured on this machine.")
     if not (yes or sys.stdin.isatty()):
@@ -191,15 +207,10 @@ def delete(
     console.print(f"{escape(str(path))} is deleted.")
 
 
-def _name(model: str) -> str:
-    """What a model's profile is filed under."""
-    return str(BUNDLED_MODEL) if model == BUNDLED else model
-
-
 def _used(model: str) -> tuple[Path, Profile]:
-    from stas.activations.profiles import profiles_of
+    from stas.activations.profiles import filed_under, profiles_of
 
-    found = profiles_of(_name(model))
+    found = profiles_of(filed_under(model))
     if not found:
         raise FileNotFoundError(
             f"There is no profile of {model!r}. Measure it: stas profile --model {model}"

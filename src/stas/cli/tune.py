@@ -44,7 +44,9 @@ else:
 def tune(
     file: Annotated[
         str | None,
-        typer.Argument(help="The tune's TOML file, or quick, which ships. Options stand above it."),
+        typer.Argument(
+            help="The tune's TOML file, or quick, which ships; options replace what it says."
+        ),
     ] = None,
     quick: Annotated[
         bool,
@@ -115,6 +117,15 @@ def tune(
         Path | None,
         typer.Option("--output", "-o", help="The run directory. By default runs/NAME."),
     ] = None,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep",
+            metavar="",
+            help="Keep what beats off in the model's profile: from then on steer and stas generate "
+            "take it where nothing else is said.",
+        ),
+    ] = False,
     workers: WorkerCount = None,
     ray: RayAddress = None,
     batch: Batch = 1,
@@ -131,12 +142,15 @@ def tune(
         raise UsageError("Give a file or --quick, and not both.")
     shared = read_workers(workers, ray)
     arguments = call_arguments(frames, size, steps, guidance)
-    axes = dict(map(_read_axis, axis)) if axis else None
+    axes = dict(pairs := [_read_axis(text) for text in axis]) if axis else None
+    if axes is not None and len(axes) < len(pairs):
+        raise UsageError("An --axis has all its values at once, as in 'scale=[0.8, 1.2]'.")
     with notes.status(LOADING):
+        from stas.activations.profiles import filed_under, keep_steering, profiles_of
         from stas.measures.measure import load_measure
         from stas.tuning.page import interval_text, rows
         from stas.tuning.plan import load_tune, tune_of
-        from stas.tuning.run import TUNED, open_tune, run_tune
+        from stas.tuning.run import TUNED, open_tune, run_tune, tuned
     changes: dict[str, Any] = {
         "objective": objective,
         "guards": guard,
@@ -157,6 +171,11 @@ def tune(
         # Nothing but options: all combinations, unless a file says otherwise.
         wanted = tune_of(Path("tune"), {"vary": "all"}, **changes)
     study = wanted.study
+    if keep and not profiles_of(filed_under(study.model)):
+        raise ValueError(
+            f"--keep needs a profile of {study.model!r} to keep it in. Measure it first: stas "
+            f"profile --model {study.model}"
+        )
     for source in study.own_measures:
         load_measure(source)  # a slip is told before the model is loaded
     run = open_tune(wanted, output)
@@ -176,7 +195,9 @@ def tune(
         race = run_tune(
             wanted, run.folder, pipeline=loaded, workers=shared, batch=batch, report=report
         )
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    decides = wanted.rules.objective
+    title = f"{decides.measure}, {decides.better} is better"
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("setting", "stage", "better by", "interval", "n", "how it ended"):
         table.add_column(heading, justify="right" if heading in ("better by", "n") else "left")
     for name, stage, found, end in rows(race):
@@ -192,8 +213,10 @@ def tune(
         )
     else:
         console.print(escape(race.outcome.words))
-        if race.outcome.winner is not None:
+        if (config := tuned(run, race)) is not None:
             console.print(escape(str(run.folder / TUNED)))
+            if keep:
+                console.print(escape(str(keep_steering(study.model, config))))
     console.print(escape(str(run.folder / "report.html")))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -138,6 +138,7 @@ class SteeringHandle(Handle):
         super().__init__(steerings)
         self.config = config
         self._steerings = dict(steerings)
+        self.known = self.dims  # before the first forward: given, of a profile, or None
         for steering in steerings.values():
             steering.handle = self
 
@@ -244,7 +245,8 @@ def steer(
         target: A diffusers pipeline, what `stas.load_pipeline` returned, or a bare transformer for
             people with their own loop: that has no schedule, so every forward is steered until
             `SteeringHandle.set_step` says where the loop is.
-        config: How to steer; the defaults of STASConfig when left out.
+        config: How to steer; when left out what the checkpoint's profile says, where a tune was
+            kept in it, else the defaults of STASConfig.
         group: The processes that share each video's tokens, a `torch.distributed.ProcessGroup`,
             where another package than diffusers splits them (xDiT, ParaAttention). diffusers' own
             context parallelism is found by itself.
@@ -273,8 +275,10 @@ def steer(
         ...     handle.dims
         {'transformer': (3,)}
     """
-    config, target = _resolve_config(config, overrides), pipeline_of(target)
+    _check_config(config, overrides)
+    target = pipeline_of(target)
     transformers = find_transformers(target, "steer")
+    config = replace(config or _tuned(transformers), **overrides)
     loop = follow(target, transformers, config.window, branch)
     shared = token_group(group)
     handle = SteeringHandle(
@@ -323,16 +327,23 @@ def find_handle(target: Any) -> SteeringHandle | None:
     return None
 
 
-def _resolve_config(config: STASConfig | None, overrides: Mapping[str, Any]) -> STASConfig:
+def _check_config(config: object, overrides: Mapping[str, Any]) -> None:
     if config is not None and not isinstance(config, STASConfig):
         raise TypeError(f"config must be a stas.STASConfig, but got {type(config).__name__}.")
-    base = config or STASConfig()
-    if unknown := sorted(set(overrides) - set(base.to_dict())):
+    known = [each.name for each in fields(STASConfig)]
+    if unknown := sorted(set(overrides) - set(known)):
         raise TypeError(
-            f"steer has no option {', '.join(map(repr, unknown))}. Options: "
-            f"{', '.join(base.to_dict())}."
+            f"steer has no option {', '.join(map(repr, unknown))}. Options: {', '.join(known)}."
         )
-    return replace(base, **overrides)
+
+
+def _tuned(transformers: Mapping[str, tuple[nn.Module, ModelSpec]]) -> STASConfig:
+    """How the checkpoint's profile says to steer it: of its transformers the first that has one."""
+    for transformer, spec in transformers.values():
+        profile = find_profile(source_of(transformer), spec.transformer, config_of(transformer))
+        if profile is not None:
+            return profile.tuned
+    return STASConfig()
 
 
 def plan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from stas.checks import one_of
+from stas.checks import StasWarning, one_of
 from stas.hooks.loop import Loop, OwnLoop, PipelineLoop
 from stas.hooks.registry import is_hooked
 from stas.hooks.transformer import TransformerHooks, config_of
@@ -21,6 +22,7 @@ from stas.method.window import StepClock, Window
 from stas.models.registry import find_spec, supported_text
 from stas.models.spec import ModelSpec, UnsupportedModelError
 
+COMPONENTS = ("transformer", "transformer_2")
 # diffusers names a hub model that lies in the cache by its folder there.
 _HUB_SNAPSHOT = re.compile(r"models--([^/\\\\]+)--([^/\\\\]+)[/\\\\]snapshots")
 
@@ -79,10 +81,22 @@ def source_of(transformer: nn.Module) -> str | None:
     """Where a transformer's weights came from: a hub id, or the folder of its model.
 
     It is what the transformer itself says: a pipeline may hold one from elsewhere.
+
+    Warns:
+        StasWarning: That is a folder which is not there, so that no profile is found in it.
     """
     path = config_of(transformer).get("_name_or_path")
     if not path:
         return None
+    # A folder of a model holds its transformer in one, which no hub id names.
+    if not Path(path).exists() and Path(path).name in COMPONENTS:
+        warnings.warn(
+            f"The transformer says that it was loaded from {str(path)!r}, and there is no such "
+            "folder here: was the working folder changed since? A profile that lies in it is not "
+            "found. Load the pipeline by an absolute path, as stas.load_pipeline does.",
+            StasWarning,
+            stacklevel=2,
+        )
     if in_cache := _HUB_SNAPSHOT.search(str(path)):
         return "/".join(in_cache.groups())
     folder = Path(path).parent
@@ -157,6 +171,11 @@ def find_transformers(
 
 
 def block_numbers(config: STASConfig, num_blocks: int, name: str) -> list[int]:
+    if num_blocks == 0:
+        raise ValueError(
+            f"{name} has no blocks, so there is nothing to steer or record: its config.json must "
+            "say 1 or more."
+        )
     if config.blocks == "all":
         return list(range(num_blocks))
     if config.blocks == "middle":

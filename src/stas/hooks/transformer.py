@@ -464,8 +464,18 @@ class TransformerHooks(ABC, Generic[ForwardT]):
 
 
 def config_of(transformer: nn.Module) -> Mapping[str, Any]:
-    """A transformer's config, as diffusers' models have it."""
-    config: Mapping[str, Any] = transformer.config  # type: ignore[assignment]  # Module says Tensor
+    """A transformer's config, as diffusers' models have it.
+
+    Raises:
+        TypeError: It has none.
+    """
+    config: Any = getattr(transformer, "config", None)
+    if not isinstance(config, Mapping):
+        raise TypeError(
+            f"{type(transformer).__name__}.config must be a mapping, in which stas looks up the "
+            f"width and the patches that the class's row names, but got {config!r:.80}. Set "
+            "self.config, or derive the class from diffusers' ModelMixin and ConfigMixin."
+        )
     return config
 
 

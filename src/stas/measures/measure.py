@@ -161,7 +161,7 @@ class Measures:
 
         Raises:
             TypeError, ValueError: See `stas.measures.frames.check_frames`, or a measure of your own
-                gives no numbers.
+                gives no numbers, or one by the name of another's.
         """
         frames = check_frames(frames)
         curves: dict[str, Values] = {}
@@ -175,12 +175,18 @@ class Measures:
         values = {name: take(frames) for name, take in FRAMES.items() if name in self.names}
         if self.aesthetic is not None:
             values["aesthetic"] = self.aesthetic.scores(frames)
-        return VideoMetrics(
-            curves=curves,
-            frames=values,
-            cross=cross_chunk(len(frames), frame_map),
-            numbers={k: v for each in self.own for k, v in _own(each, frames, prompt).items()},
-        )
+        measured = VideoMetrics(curves, values, cross_chunk(len(frames), frame_map))
+        taken = set(measured.summary())
+        for each in self.own:
+            numbers = _own(each, frames, prompt)
+            if twice := sorted(taken & set(numbers)):
+                raise ValueError(
+                    f"The measure {measure_name(each)} returned {twice[0]!r}, which another "
+                    "measure gives already: return it by another name."
+                )
+            taken |= set(numbers)
+            measured.numbers.update(numbers)
+        return measured
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -192,15 +198,21 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def _own(function: OwnMeasure, frames: Frames, prompt: str) -> dict[str, float]:
-    found = function(frames, prompt)
+    # A copy: what it writes there would be in the files. Read-only, torch would warn.
+    found = function(frames.copy(), prompt)
     try:
         return {str(name): float(value) for name, value in found.items()}
     except (AttributeError, TypeError, ValueError):
-        name = getattr(function, "__qualname__", repr(function))
         raise ValueError(
-            f"The measure {name} must return numbers by name, as in {{'brightness': 0.4}}, but "
-            f"returned {found!r:.80}."
+            f"The measure {measure_name(function)} must return numbers by name, as in "
+            f"{{'brightness': 0.4}}, but returned {found!r:.80}."
         ) from None
+
+
+def measure_name(function: OwnMeasure) -> str:
+    """A measure's module and name, as `load_measure` takes them; of what has none its repr."""
+    name = getattr(function, "__qualname__", None)
+    return repr(function) if name is None else f"{function.__module__}:{name}"
 
 
 def load_measure(source: str) -> OwnMeasure:

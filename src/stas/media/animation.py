@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from stas.checks import check_fps, expect
+from stas.checks import FPS, check_fps, expect
 from stas.files import whole_file
 from stas.media.video import Frames, count_frames, write_mp4
 
@@ -19,6 +19,26 @@ ANIMATIONS: dict[str, dict[str, Any]] = {
     ".webp": {"format": "WEBP", "lossless": True, "method": 4},
     ".apng": {"format": "PNG", "default_image": False},
 }
+
+
+# Frames per second that they can say: a GIF counts hundredths of a second, of which players take
+# less than two for ten, and an APNG up to 65535 thousandths.
+_FPS = {".gif": (0.02, 50), ".apng": (0.02, 1000)}
+
+
+def check_fps_of(suffix: str, fps: float) -> None:
+    """Raise ValueError unless a file of that suffix can say a number of frames per second.
+
+    Example:
+        >>> check_fps_of(".gif", 24)
+    """
+    check_fps(fps)
+    slowest, fastest = _FPS.get(suffix, FPS)
+    expect(
+        slowest <= fps <= fastest,
+        f"A {suffix} shows from {slowest} to {fastest} frames per second, but got {fps!r}. Give "
+        "another number, or write a .webp or .mp4",
+    )
 
 
 def write_by_suffix(
@@ -50,7 +70,7 @@ def write_by_suffix(
         write_mp4(path, frames, fps)
         return
     expect(kind in ANIMATIONS, f"{kind!r} is no format of videos: .mp4, {', '.join(ANIMATIONS)}")
-    check_fps(fps)
+    check_fps_of(kind, fps)
     expect(len(frames) > 0, "An animation needs at least one frame, but got 0")
     ends = _ends(kind, len(frames), fps)
     first, *others = map(Image.fromarray, frames)
@@ -73,20 +93,29 @@ def is_whole_video(path: str | os.PathLike[str], count: int, fps: float) -> bool
         count: How many frames it was given.
         fps: How fast.
 
-    Raises:
-        OSError, ValueError, IndexError, EOFError: It is none, or cut short.
+    Returns:
+        False too of what can't be read.
     """
     kind = Path(path).suffix
-    if kind not in ANIMATIONS:
-        return count_frames(path) == count
+    try:
+        if kind not in ANIMATIONS:
+            return count_frames(path) == count
+        shown = _times(path)
+    except Exception:  # of cut files decoders raise SyntaxError, struct.error and much else
+        return False
+    # Frames that are alike are one that is shown longer, and a single one has no time.
+    return len(shown) == 1 or sum(shown) == _ends(kind, count, fps)[-1]
+
+
+def _times(path: str | os.PathLike[str]) -> list[int]:
+    """How long each frame of an animation is shown, in milliseconds."""
+    shown = []
     with Image.open(path) as picture:
-        shown = []
         for number in range(getattr(picture, "n_frames", 1)):
             picture.seek(number)
             picture.load()
             shown.append(round(picture.info.get("duration", 0)))
-    # Frames that are alike are one that is shown longer, and a single one has no time.
-    return len(shown) == 1 or sum(shown) == _ends(kind, count, fps)[-1]
+    return shown
 
 
 def _ends(kind: str, count: int, fps: float) -> list[int]:

@@ -215,15 +215,21 @@ def _url(path: str | os.PathLike[str]) -> str:
 
 
 def count_frames(path: str | os.PathLike[str]) -> int:
-    """How many frames a video file holds, without decoding them."""
+    """How many whole frames a video file holds, without decoding them."""
     with av.open(_url(path)) as container:
-        return sum(packet.size > 0 for packet in container.demux(video=0))
+        return sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(video=0))
 
 
 def read_video(path: str | os.PathLike[str]) -> Frames:
-    """All frames of a video file, (T, H, W, 3), uint8.
+    """All frames of a video file, (T, H, W, 3), uint8, turned as its camera says.
 
     The colours are those that the file's tags say; BT.601 in a file that has none.
     """
     with av.open(_url(path)) as container:
-        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+        return np.stack(
+            [
+                # Degrees, counterclockwise like rot90.
+                np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                for frame in container.decode(video=0)
+            ]
+        )

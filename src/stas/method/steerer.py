@@ -336,8 +336,9 @@ class Steerer:
         raise RuntimeError(
             f"Only the {wanted} branch is to be steered, but nobody says which branch a forward "
             "belongs to. Steer both branches, or steer the bare transformer and tell the branch by "
-            f'handle.set_step(i, n, branch="{wanted}") before each forward, or '
-            'branch="cond_uncond" for one batch of both with the uncond rows first.'
+            f'handle.set_step(i, n, branch="{wanted}") before each forward. branch="cond_uncond" '
+            "is for one batch of both with the uncond rows first, and for classes whose pipelines "
+            "call them so: others are told one branch, in a forward of its own."
         )
 
     def _find_masks(self, video: VideoTokens, device: torch.device) -> dict[Axes, torch.Tensor]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from stas.checks import FRAMES, IMAGES, VIDEOS, StasWarning, check_arguments
-from stas.pipelines.inputs import NAMES, check_shape, with_records
+from stas.pipelines.inputs import NAMES, shape_warning, with_records
 from stas.pipelines.texts import unread
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # distilled model and not of guidance.
 GUIDANCE = ("true_cfg_scale", "guidance_scale")
 SIZE = ("width", "height")
+SHOWN = 80  # letters of a text that is not read
 
 
 def call_arguments(loaded: LoadedPipeline, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,9 +42,10 @@ def call_arguments(loaded: LoadedPipeline, wanted: Mapping[str, Any]) -> dict[st
         arguments.setdefault("negative_prompt", "")
     check_arguments(arguments)
     _check_steps(pipeline, arguments)
-    _warn_of_text(pipeline, arguments, parameters)
-    if said := check_shape(arguments, *(_asked(arguments, parameters, k) for k in SIZE)):
-        warnings.warn(said, StasWarning, stacklevel=3)
+    for said in _warnings(pipeline, arguments, parameters):
+        if said not in loaded.warned:  # one video's arguments are asked for several times
+            loaded.warned.add(said)
+            warnings.warn(said, StasWarning, stacklevel=3)
     if loaded.transformer is not None:
         _check_frames(loaded, arguments, parameters)
         _check_size(loaded, arguments)
@@ -67,7 +69,14 @@ def _own_names(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> d
         names[name] = next((each for each in known if each in parameters), known[0])
     if "true_cfg_scale" in arguments:
         del names["guidance_scale"]
-    return {names.get(key, key): value for key, value in arguments.items()}
+    own: dict[str, Any] = {}
+    for key, value in arguments.items():
+        name = names.get(key, key)
+        if name in own:
+            other = next(each for each in arguments if names.get(each, each) == name)
+            raise ValueError(f"{other} and {key} both stand for the pipeline's {name}: give one.")
+        own[name] = value
+    return own
 
 
 def _check_needs(
@@ -112,19 +121,19 @@ def _asked(
     return arguments.get(name, parameters[name].default if name in parameters else None)
 
 
-def _warn_of_text(
+def _warnings(
     pipeline: Any, arguments: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]
-) -> None:
+) -> Iterator[str]:
+    """What to say of arguments that can be called with, and give something else than wanted."""
     length = _asked(arguments, parameters, "max_sequence_length")
     for name in ("prompt", "negative_prompt"):
         text = arguments.get(name)
         rest = unread(pipeline, text, length) if isinstance(text, str) else ""
         if rest:
-            warnings.warn(
-                f"The {name} is longer than the model's text encoder reads. Not read is: {rest!r}",
-                StasWarning,
-                stacklevel=4,
-            )
+            rest = rest if len(rest) <= SHOWN else f"{rest[: SHOWN - 3]}..."
+            yield f"The {name} is longer than the model's text encoder reads. Not read is: {rest!r}"
+    if said := shape_warning(arguments, *(_asked(arguments, parameters, k) for k in SIZE)):
+        yield said
 
 
 def _check_steps(pipeline: Any, arguments: Mapping[str, Any]) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from stas.checks import what_differs
 from stas.files import identity
+from stas.media.animation import check_fps_of
 from stas.method.config import STASConfig
 from stas.pipelines.job import PipelineJob, is_out_of_memory
-from stas.pipelines.manifest import Manifest
+from stas.pipelines.manifest import Manifest, known_dims
 from stas.pipelines.model import LoadedPipeline
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.prompts import Sample
 from stas.pipelines.sample import MANIFEST, STRIP, VideoFiles, make_samples, write_all
 from stas.workers.job import TaskError, Tell
+from stas.workers.leases import Leases
 
 
 class GenerateJob(PipelineJob):
@@ -53,12 +56,13 @@ class GenerateJob(PipelineJob):
             sample.name: VideoFiles(place.with_suffix(""), (place.suffix, STRIP, MANIFEST))
             for sample, place in zip(samples, places, strict=True)
         }
-        # By file, so that whoever is about to write the same one waits, and then refuses to.
-        self._groups = {
-            places[i].stem: list(samples[i : i + batch]) for i in range(0, len(samples), batch)
-        }
+        # By file, so that whoever is about to write the same one waits, and then refuses to: by
+        # the first of each group, since all take them in that order, and none waits in a ring.
+        groups = [list(samples[i : i + batch]) for i in range(0, len(samples), batch)]
+        self._groups = {self._stems(group)[0]: group for group in groups}
         # The manifests to replace, which are not those that another process writes now.
         self._old = {name: self._now(name) for name in self._files} if force else {}
+        self._force = force
 
     @property
     def tasks(self) -> Sequence[str]:
@@ -69,6 +73,11 @@ class GenerateJob(PipelineJob):
         samples = [sample for group in self._groups.values() for sample in group]
         for texts in {tuple(sample.arguments.items()) for sample in samples}:
             self.loaded.check(self._arguments | dict(texts), self._steering)
+        fps = self.loaded.fps if self._fps is None else self._fps
+        for suffix in {files.kinds[0] for files in self._files.values()}:
+            check_fps_of(suffix, fps)
+        with self.loaded.steered(self._steering) as handle:
+            self._dims = None if handle is None else known_dims(handle)
 
     def begin(self, tell: Tell) -> None:
         """See that what is there already is of this very request.
@@ -84,8 +93,15 @@ class GenerateJob(PipelineJob):
         return all(self._is_made(sample) for sample in self._groups[task])
 
     def make(self, task: str, tell: Tell) -> None:
-        samples = self._groups[task]
+        with ExitStack() as others:
+            for stem in self._stems(self._groups[task])[1:]:
+                others.enter_context(Leases(self.folder, "").wait(stem))
+            self._make(self._groups[task], tell)
+
+    def _make(self, samples: Sequence[Sample], tell: Tell) -> None:
         lacking = [not self._is_made(sample) for sample in samples]
+        if not any(lacking):
+            return
         calls = [self._call(sample) for sample in samples]
         try:
             with self.loaded.steered(self._steering) as handle:
@@ -118,6 +134,9 @@ class GenerateJob(PipelineJob):
         found = self._files[sample.name].read()
         return None if found is None else found.manifest
 
+    def _stems(self, samples: Sequence[Sample]) -> list[str]:
+        return sorted(self._files[sample.name].stem.name for sample in samples)
+
     def _now(self, name: str) -> Any:
         return identity(self._files[name].path(MANIFEST))
 
@@ -130,8 +149,16 @@ class GenerateJob(PipelineJob):
         Raises:
             FileExistsError: It is of another request.
         """
-        manifest = self.made(sample)
-        if manifest is None:
+        files = self._files[sample.name]
+        now = self._now(sample.name)
+        if now is None:
+            # What this command writes first is the video, and what it leaves half-written lies
+            # elsewhere: beside no video the others are somebody else's.
+            others = [path for path in files.paths if path.exists()]
+            if others and not self._force and not files.paths[0].exists():
+                raise self._refusal(others[0], "is of no video that this command made")
+            return False
+        if now == self._old.get(sample.name):
             return False
         asked = {
             "pipeline": asdict(self.loaded.options),
@@ -140,10 +167,22 @@ class GenerateJob(PipelineJob):
             "fps": self.loaded.fps if self._fps is None else self._fps,
             "steering": None if self._steering is None else self._steering.to_dict(),
         }
-        if differing := what_differs({name: getattr(manifest, name) for name in asked}, asked):
-            video = str(self._files[sample.name].paths[0])
-            raise FileExistsError(
-                f"{video!r} exists already and was made otherwise: {differing}. Give another -o, "
-                "or --force to overwrite."
-            )
-        return True
+        path = files.path(MANIFEST)
+        try:
+            manifest = Manifest.load(path)
+        except ValueError as error:
+            raise self._refusal(path, f"is no manifest: {error}") from error
+        found = {name: getattr(manifest, name) for name in asked}
+        # Beside another steering its dimensions are no news.
+        if differing := what_differs(found, asked) or what_differs(
+            {"dims": manifest.known_dims}, {"dims": self._dims}
+        ):
+            there = files.paths[0] if files.paths[0].exists() else path
+            raise self._refusal(there, f"was made otherwise: {differing}")
+        return files.read() is not None
+
+    def _refusal(self, path: Path, why: str) -> FileExistsError:
+        return FileExistsError(
+            f"{str(path)!r} exists already and {why.rstrip('.')}. Give another -o, or --force to "
+            "overwrite."
+        )

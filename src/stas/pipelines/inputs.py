@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from stas.checks import FRAMES, IMAGES, VIDEOS, expect
@@ -93,16 +94,33 @@ def _pixels(name: str, value: Any, count: int | None) -> Any:
 
 
 def read_image(path: Path) -> Image.Image:
-    """A picture in RGB, turned as its camera says.
+    """A picture in RGB, turned as its camera says; 16 bits become 8.
 
     Raises:
         ValueError: It can't be read as one.
     """
     try:
         with Image.open(path) as picture:
-            return ImageOps.exif_transpose(picture).convert("RGB")
-    except OSError as error:
+            return _eight_bits(ImageOps.exif_transpose(picture)).convert("RGB")
+    except Exception as error:  # of broken files Pillow raises SyntaxError and much else
         raise ValueError(f"{path} can't be read as a picture: {error}") from error
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """A picture of at most 8 bits a channel: `convert` would cut what is above 255."""
+    mode = picture.mode
+    if mode != "F" and not mode.startswith("I"):
+        return picture
+    pixels = np.asarray(picture)
+    low, high = pixels.min(), pixels.max()
+    expect(
+        mode != "F" and low >= 0 and high < 2**16,
+        f"its pixels go from {low:g} to {high:g}, and which are black and white it does not say. "
+        "Expected are 8 or 16 bits: save it as a PNG",
+    )
+    if mode == "I" and high < 2**8:
+        return picture
+    return Image.fromarray(np.rint(pixels / 257).astype(np.uint8))
 
 
 def _read_frames(path: Path, name: str, count: int | None) -> list[Image.Image]:
@@ -115,7 +133,7 @@ def _read_frames(path: Path, name: str, count: int | None) -> list[Image.Image]:
     return [Image.fromarray(frame) for frame in frames[:count]]
 
 
-def check_shape(arguments: Mapping[str, Any], width: Any, height: Any) -> str:
+def shape_warning(arguments: Mapping[str, Any], width: Any, height: Any) -> str:
     """What to say of a picture whose shape is not the video's; "" of one that fits.
 
     Args:

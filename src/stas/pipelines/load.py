@@ -17,6 +17,7 @@ from huggingface_hub.constants import ENDPOINT
 from safetensors import SafetensorError
 
 from stas.assets import BUNDLED, BUNDLED_MODEL
+from stas.checks import expect
 from stas.models.registry import supported_text
 from stas.models.spec import ModelSpec, UnsupportedModelError
 from stas.models.table import MODELS
@@ -41,8 +42,8 @@ def load_pipeline(model: str | PipelineOptions = BUNDLED, **options: Any) -> Loa
     Raises:
         FileNotFoundError: The model looks like a folder and is none, or has no `model_index.json`.
         UnsupportedModelError: stas can't steer that model.
-        ValueError: An option that doesn't exist or doesn't fit, or LoRA weights that can't be
-            loaded into the model.
+        ValueError: An option that doesn't exist or doesn't fit, LoRA weights that can't be
+            loaded into the model, or a file of the model that says what can't be.
         OSError: The hub has no such model or can't be reached.
 
     Example:
@@ -65,6 +66,13 @@ def load_pipeline(model: str | PipelineOptions = BUNDLED, **options: Any) -> Loa
         index = DiffusionPipeline.load_config(source, **where)
     except OSError as error:
         raise _unreadable(wanted.model, error, local=local, offline=offline) from error
+    known = isinstance(index, Mapping) and isinstance(index.get("_class_name"), str)
+    expect(
+        known,
+        f"The model_index.json of {wanted.model!r} must be an object with the pipeline's class as "
+        "_class_name, as diffusers' save_pretrained writes it, but got "
+        f"{index!r:.80}",
+    )
     specs = _specs(wanted.model, index)
     float32 = {name for spec in specs for name in spec.loading.float32 if name in index}
     dtypes = {"default": getattr(torch, wanted.dtype)} | dict.fromkeys(float32, torch.float32)
@@ -72,6 +80,14 @@ def load_pipeline(model: str | PipelineOptions = BUNDLED, **options: Any) -> Loa
         pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtypes, **where)
     except (OSError, ValueError, SafetensorError) as error:
         raise _unreadable(wanted.model, error, local=local, offline=offline) from error
+    except (ImportError, MemoryError, torch.OutOfMemoryError):
+        raise  # they say what is missing
+    except Exception as error:  # of files that are damaged: KeyError, AttributeError and others
+        reason = shorten(f"{type(error).__name__}: {error}", 400, placeholder="...")
+        raise ValueError(
+            f"The model in {wanted.model!r} can't be loaded: {reason.rstrip('.')}. One of its JSON "
+            "files is damaged, or is for another version of diffusers: get the model anew."
+        ) from error
     if any(spec.loading.tiled_vae for spec in specs):
         pipeline.vae.enable_tiling()
     _add_loras(pipeline, wanted.loras)
@@ -126,7 +142,8 @@ def _unreadable(model: str, error: Exception, *, local: bool, offline: bool) -> 
 def _is_offline() -> bool:
     """Whether the hub can't be reached: its name has no address, and no proxy is there to ask."""
     hub = urlsplit(ENDPOINT)
-    if getproxies().get(hub.scheme):
+    proxies = getproxies()
+    if proxies.get(hub.scheme) or proxies.get("all"):
         return False
     try:
         socket.getaddrinfo(hub.hostname, hub.port or hub.scheme)

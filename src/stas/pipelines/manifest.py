@@ -39,8 +39,8 @@ class Manifest:
         pipeline: Arguments of `stas.pipelines.load.load_pipeline`.
         model: What they loaded: pipeline class, and the commit of a hub model.
         arguments: Arguments of the pipeline's call, the prompt among them.
-        prompt_file: Name and SHA-256 of the prompt list, if there was one, and as `line` which of
-            its prompts it is, from 1.
+        prompt_file: Name and SHA-256 of the prompt list, if there was one, and as `line` where in
+            it the prompt is, from 1; of a study, as `prompt` which of its prompts it is.
         seed: Of the noise.
         fps: Frames per second of the file.
         steering: The STASConfig as a dict, or None when nothing was steered.
@@ -120,6 +120,16 @@ class Manifest:
         # One that does not say is older than the count.
         return any(entry.get("steered_forwards", 1) for entry in (self.dims or {}).values())
 
+    @property
+    def known_dims(self) -> dict[str, Any] | None:
+        """What `known_dims` said then; None where nothing was to be steered."""
+        if self.steering is None:
+            return None
+        return {
+            name: entry.get("known", None if entry.get("origin") == "detected" else entry["dims"])
+            for name, entry in (self.dims or {}).items()
+        }
+
     def dims_text(self) -> list[str]:
         """What was steered where, in words, a line for each transformer."""
         return [
@@ -145,11 +155,18 @@ class Manifest:
         return STASConfig.from_dict(steering)
 
 
+def known_dims(handle: SteeringHandle) -> dict[str, Any]:
+    """The dimensions that each transformer's steering began with; None of what is detected."""
+    return {name: dims and list(dims) for name, dims in handle.known.items()}
+
+
 def dims_record(handle: SteeringHandle) -> dict[str, Any]:
     """What a handle steered, and where it knew that from."""
+    known = known_dims(handle)
     return {
         name: {
             "dims": list(dims or ()),
+            "known": known[name],
             "origin": handle.origins[name],
             "source": handle.sources[name],
             "steered_forwards": handle.steered_forwards[name],

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from stas.activations.profiles import Profile, find_profile
-from stas.checks import FRAMES, check_fps
+from stas.checks import FRAMES, check_fps, expect
 from stas.hooks.steer import SteeringHandle, steer
 from stas.hooks.targets import source_of
 from stas.media.video import Frames, to_frames
@@ -23,7 +23,7 @@ from stas.models.registry import find_spec, supported_text
 from stas.models.spec import ModelSpec, UnsupportedModelError
 from stas.pipelines.arguments import call_arguments, default_arguments
 from stas.pipelines.inputs import opened
-from stas.pipelines.options import PipelineOptions
+from stas.pipelines.options import PipelineOptions, absolute
 from stas.pipelines.progress import progress_to
 
 DEFAULTS_FILE = "defaults.json"  # a model folder may say what its pipeline is best called with
@@ -49,17 +49,21 @@ class LoadedPipeline:
     """
 
     def __init__(self, pipeline: Any, options: PipelineOptions | None = None) -> None:
-        if isinstance(pipeline, type | str) or not callable(pipeline):
-            raise TypeError(f"Expected a diffusers pipeline, but got {pipeline!r}.")
+        if isinstance(pipeline, type | str | torch.nn.Module) or not callable(pipeline):
+            raise TypeError(f"Expected a diffusers pipeline, but got {pipeline!r:.80}.")
         self.pipeline = pipeline
+        named = str(getattr(pipeline, "name_or_path", None) or "")
         if options is None:
             dtype = str(getattr(pipeline, "dtype", torch.float32)).removeprefix("torch.")
             options = PipelineOptions(
-                model=str(getattr(pipeline, "name_or_path", "") or self.name),
+                model=absolute(named or self.name),
                 device=str(getattr(pipeline, "device", "cpu")),
                 dtype=dtype,  # type: ignore[arg-type]  # any that a pipeline may have
             )
         self.options = options
+        # At once: a path that was given relative is another one when the working folder changes.
+        self._folder = Path(named).absolute() if named else None
+        self.warned: set[str] = set()  # what was warned of already
 
     def __repr__(self) -> str:
         options = self.options
@@ -96,8 +100,7 @@ class LoadedPipeline:
         Raises:
             ValueError: The folder's `defaults.json` is not an object with a number for fps.
         """
-        path = Path(str(getattr(self.pipeline, "name_or_path", ""))) / DEFAULTS_FILE
-        if not path.is_file():
+        if self._folder is None or not (path := self._folder / DEFAULTS_FILE).is_file():
             return {}
         try:
             defaults = json.loads(path.read_text(encoding="utf-8"))
@@ -160,6 +163,11 @@ class LoadedPipeline:
         places += [(vae, f"{axis}_compression_ratio")]
         for owner, name in places:
             if (value := getattr(owner, name, None)) is not None:
+                expect(
+                    int(value) >= 1,
+                    f"{name} of {self.options.model!r} must be 1 or more, but got {value}: the "
+                    "config.json of its VAE is damaged",
+                )
                 return int(value)
         return None
 
@@ -346,9 +354,10 @@ def defaults(pipeline: Any) -> dict[str, Any]:
         >>> defaults(load_pipeline("bundled", device="cpu"))["num_inference_steps"]
         30
     """
-    return default_arguments(
-        pipeline if isinstance(pipeline, LoadedPipeline) else LoadedPipeline(pipeline)
-    )
+    loaded = pipeline if isinstance(pipeline, LoadedPipeline) else LoadedPipeline(pipeline)
+    if not isinstance(getattr(loaded.pipeline, "components", None), Mapping):
+        raise TypeError(f"Expected a diffusers pipeline, but got {pipeline!r:.80}.")
+    return default_arguments(loaded)
 
 
 def _videos(result: Any) -> Sequence[Any]:

@@ -77,8 +77,8 @@ class PipelineOptions:
         dtype = on_cpu if given == "auto" else given
         return replace(
             self,
-            model=self.model if self.model == BUNDLED else _absolute(self.model),
-            loras={_absolute(source): weight for source, weight in self.loras.items()},
+            model=self.model if self.model == BUNDLED else absolute(self.model),
+            loras={absolute(source): weight for source, weight in self.loras.items()},
             device=str(device),
             dtype=dtype,
         )
@@ -105,7 +105,7 @@ def looks_like_a_folder(name: str) -> bool:
     return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or "\\" in name
 
 
-def _absolute(name: str) -> str:
+def absolute(name: str) -> str:
     """A folder or file as an absolute path, which a manifest can name; a hub id as it is."""
     path = Path(name).expanduser()
     return str(path.resolve()) if path.exists() else name

@@ -26,6 +26,7 @@ def places_of(
     Raises:
         ValueError: The file is of another kind, or several videos would go into one.
     """
+    output = None if output is None else output.expanduser()  # quoted, a shell leaves its "~"
     is_file = output is not None and output.suffix and not output.suffix[1:2].isdigit()
     if output is not None and is_file and not output.is_dir():
         if output.suffix not in FORMATS:

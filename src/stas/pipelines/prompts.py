@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ class Prompt:
 
     Args:
         text: What the video is to show.
-        origin: Name and SHA-256 of the list, and which of its prompts this is, from 1, as `line`.
+        origin: Name and SHA-256 of the list, and as `line` where in it this is, from 1.
         negative_prompt: What it is not to show; None where the list doesn't say.
         seeds: Its own; None where the list doesn't say.
     """
@@ -64,7 +66,7 @@ def read_prompts(prompt: str | None, path: Path | None) -> list[Prompt]:
     prompts: list[Prompt] = []
     try:
         for place, values in rows(text):
-            origin = {"name": path.name, "sha256": digest, "line": len(prompts) + 1}
+            origin = {"name": path.name, "sha256": digest, "line": place}
             prompts.append(_prompt(place, values, origin))
         expect(bool(prompts), "it has no prompt")
     except (csv.Error, RecursionError, ValueError) as error:
@@ -73,7 +75,7 @@ def read_prompts(prompt: str | None, path: Path | None) -> list[Prompt]:
 
 
 def _text_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(StringIO(text, newline=None), 1):
         if line.strip() and not line.lstrip().startswith("#"):
             yield number, {"prompt": line}
 
@@ -92,7 +94,7 @@ def _json_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    reader = csv.DictReader(StringIO(text, newline=""), strict=True)
     names = reader.fieldnames or ()
     expect("prompt" in names, f"its first line must name the columns {', '.join(KEYS)}")
     for values in reader:
@@ -109,7 +111,7 @@ def _prompt(place: int, values: Mapping[str, Any], origin: dict[str, Any]) -> Pr
     expect(
         negative is None or isinstance(negative, str), f"line {place}: negative_prompt is a text"
     )
-    given = [values[name] for name in SEEDS if name in values]
+    given = [values[name] for name in SEEDS if values.get(name) is not None]
     expect(len(given) < 2, f"line {place} has seed and seeds: give one")
     try:
         seeds = tuple(parse_seeds(given[0])) if given else None
@@ -178,11 +180,23 @@ class Sample:
 
 
 def samples_of(prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Sample]:
-    """Every prompt with its own seeds, or with each of `seeds`, and names for their files."""
+    """Every prompt with its own seeds, or with each of `seeds`, and names for their files.
+
+    Raises:
+        ValueError: `seeds` are not the default, 0, and every prompt has its own.
+    """
+    expect(
+        list(seeds) == [0] or not all(prompt.seeds for prompt in prompts),
+        f"The list gives a seed to every prompt, so {seeds} would not be used: leave out --seed, "
+        "or the seeds of the list",
+    )
     pairs = [(prompt, seed) for prompt in prompts for seed in prompt.seeds or seeds]
     names = [f"{_slug(prompt.text)}-seed{seed}" for prompt, seed in pairs]
-    if len(set(names)) < len(names):
-        names = [f"{number:04d}-{name}" for number, name in enumerate(names, 1)]
+    while twice := {name for name, count in Counter(names).items() if count > 1}:
+        names = [
+            f"{number:04d}-{name}" if name in twice else name
+            for number, name in enumerate(names, 1)
+        ]
     return [
         Sample(name, prompt.text, seed, prompt.origin, prompt.negative_prompt)
         for name, (prompt, seed) in zip(names, pairs, strict=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from stas.activations.certainty import is_sure
 from stas.activations.massive import RecordedMassiveActivations, find_massive_activations
 from stas.activations.profiles import Profile
 from stas.activations.stats import ActivationStats
@@ -41,6 +42,7 @@ class RecordJob(PipelineJob):
         path: The file of the statistics.
         seed: Of the first video.
         resume: Go on with the file; else one that is there is replaced.
+        until_sure: Whether to end when it is sure which dimensions are massive.
         options: Of `stas.record`.
     """
 
@@ -53,6 +55,7 @@ class RecordJob(PipelineJob):
         *,
         seed: int,
         resume: bool,
+        until_sure: bool,
         options: Mapping[str, Any],
     ) -> None:
         super().__init__(loaded)
@@ -62,7 +65,8 @@ class RecordJob(PipelineJob):
         self.videos = len(prompts)
         # The file to replace, which is not the one that another process has begun since.
         self._old = None if resume else identity(path)
-        self._known: tuple[Any, int] = (None, 0)
+        self._until_sure = until_sure
+        self._known: tuple[Any, int, bool] = (None, 0, False)
 
     @property
     def tasks(self) -> Sequence[str]:
@@ -100,7 +104,8 @@ class RecordJob(PipelineJob):
                 _check_same(ActivationStats.load(path), self._empty, path)
 
     def is_finished(self, task: str) -> bool:
-        return int(task) < self._merged() or self._part(int(task)).exists()
+        merged, enough = self._merged()
+        return enough or int(task) < merged or self._part(int(task)).exists()
 
     def make(self, task: str, tell: Tell) -> None:
         number = int(task)
@@ -122,7 +127,8 @@ class RecordJob(PipelineJob):
     def merge(self) -> None:
         """Put what is recorded into the file, as far as no video is missing."""
         with Leases(self.folder, "").wait("merging"):
-            while self._part(number := self._merged()).exists():
+            # What others recorded beyond enough is left out, so that all make the same statistics.
+            while not (merged := self._merged())[1] and self._part(number := merged[0]).exists():
                 part = self._part(number)
                 total = ActivationStats.load(part)
                 if number:
@@ -134,20 +140,21 @@ class RecordJob(PipelineJob):
                 part.unlink()
 
     def finished_videos(self) -> int:
-        return self._merged() + len(list(self.folder.glob("*.safetensors")))
+        return self._merged()[0] + len(list(self.folder.glob("*.safetensors")))
 
     def _part(self, number: int) -> Path:
         return self.folder / f"{number:04d}.safetensors"
 
-    def _merged(self) -> int:
-        """How many videos the file holds; it is read when it has changed."""
+    def _merged(self) -> tuple[int, bool]:
+        """How many videos the file holds, and whether they are enough; read when it has changed."""
         now = identity(self._path)
         if now is None:
-            return 0
+            return 0, False
         if self._known[0] != now:
-            found = ActivationStats.load(self._path).metadata.get("finished", "0")
-            self._known = now, int(found)
-        return self._known[1]
+            stats = ActivationStats.load(self._path)
+            enough = self._until_sure and is_sure(stats)
+            self._known = now, int(stats.metadata.get("finished", "0")), enough
+        return self._known[1:]
 
 
 def record_videos(
@@ -162,6 +169,7 @@ def record_videos(
     map_blocks: Blocks | None = None,
     map_dims: Sequence[int] | None = (),
     resume: bool = False,
+    until_sure: bool = False,
     workers: Workers = HERE,
     report: Report | None = None,
 ) -> ActivationStats:
@@ -179,6 +187,7 @@ def record_videos(
         map_blocks: Blocks of which maps are kept.
         map_dims: Dimensions of the maps; None for those of the model's profile.
         resume: Go on with the file at `path`, which was recorded with the same of everything.
+        until_sure: End when it is sure which dimensions are massive, by `is_sure`.
         workers: How many processes record, and where: the statistics are the same.
         report: Called with how far all is.
 
@@ -199,8 +208,20 @@ def record_videos(
         "map_blocks": map_blocks,
         "map_dims": map_dims,
     }
-    job = RecordJob(loaded, prompts, arguments, path, seed=seed, resume=resume, options=options)
+    job = RecordJob(
+        loaded,
+        prompts,
+        arguments,
+        path,
+        seed=seed,
+        resume=resume,
+        until_sure=until_sure,
+        options=options,
+    )
     carry_out(job, workers, report)
+    if until_sure and is_sure(ActivationStats.load(path)):
+        for part in job.folder.glob("*.safetensors"):
+            part.unlink(missing_ok=True)
     with suppress(OSError):  # others are at work in it
         job.folder.rmdir()
     return ActivationStats.load(path)

@@ -101,7 +101,7 @@ class VideoFiles:
                 return Finished(manifest)
             text = self.path(METRICS).read_text(encoding="utf-8")
             return Finished(manifest, VideoMetrics.from_json(text))
-        except (OSError, ValueError, IndexError, EOFError):  # the last is PyAV's of a cut file
+        except (OSError, ValueError):
             return None
 
     def read_exact(self) -> Frames:

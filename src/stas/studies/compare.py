@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from stas.checks import check_fps
 from stas.files import identity, whole_file
-from stas.measures.measure import NAMES, Measures
+from stas.measures.measure import NAMES, Measures, measure_name
 from stas.measures.result import VideoMetrics
 from stas.media.pictures import side_by_side, strips
 from stas.media.video import write_mp4
@@ -64,7 +64,7 @@ class Comparison(Run):
             "arguments": dict(self.arguments),
             "fps": self.fps,
             "encoders": [each.name for each in self.measures.encoders],
-            "own_measures": [getattr(o, "__qualname__", repr(o)) for o in self.measures.own],
+            "own_measures": [measure_name(own) for own in self.measures.own],
             "aesthetic": self.measures.aesthetic is not None,
         }
 

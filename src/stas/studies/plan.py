@@ -221,7 +221,7 @@ class Study:
                 f"{number:04d}-seed{self.seed + number * per_prompt + repeat}",
                 prompt,
                 self.seed + number * per_prompt + repeat,
-                None if self.prompt_file is None else {**self.prompt_file, "line": number + 1},
+                None if self.prompt_file is None else {**self.prompt_file, "prompt": number + 1},
             )
             for number, prompt in enumerate(self.prompts)
             for repeat in range(per_prompt)

@@ -24,7 +24,7 @@ from stas.files import whole_file
 from stas.measures.measure import Measures
 from stas.pipelines.job import PipelineJob, is_out_of_memory
 from stas.pipelines.job import carry_out as carry_out_job
-from stas.pipelines.manifest import package_versions
+from stas.pipelines.manifest import known_dims, package_versions
 from stas.pipelines.model import LoadedPipeline
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.prompts import Sample
@@ -188,6 +188,25 @@ class Run(ABC):
         for number, _ in enumerate(self.settings):
             self.files(number, self.samples[0]).stem.parent.mkdir(parents=True, exist_ok=True)
         self.read()
+
+    def check_dims(self, loaded: LoadedPipeline) -> None:
+        """See that what is finished was steered in the dimensions that the rest will be.
+
+        Raises:
+            ValueError: The profile that is used has changed since.
+        """
+        for setting in self.settings:
+            with loaded.steered(setting.steering()) as handle:
+                now = None if handle is None else known_dims(handle)
+            for (_, name), found in self.finished.items():
+                then = found.manifest.known_dims
+                if name == setting.name and (
+                    differing := what_differs({"dims": then}, {"dims": now})
+                ):
+                    raise ValueError(
+                        f"The videos of {name} in {str(self.folder)!r} were made otherwise: "
+                        f"{differing}. The profile has changed since: give another -o."
+                    )
 
     def make(
         self,
@@ -373,6 +392,7 @@ class RunJob(PipelineJob):
     def begin(self, tell: Tell) -> None:
         self._run.begin(self.loaded.options)
         self._run.find_dims(self.loaded, tell)
+        self._run.check_dims(self.loaded)
 
     def is_finished(self, task: str) -> bool:
         return self._run.is_finished(self._groups[task])

@@ -130,7 +130,10 @@ def tune_of(path: Path, data: Mapping[str, Any], **changes: Any) -> Tune:
     for name in ("error", "share"):
         if name in rules:
             rules[name] = number(name, rules[name])
-    expect(is_whole(rules["budget"], 1), f"budget must be videos, but got {rules['budget']!r}")
+    expect(
+        is_whole(rules["budget"], 1),
+        f"budget must be a number of videos, but got {rules['budget']!r}",
+    )
     rules |= {
         "objective": _objective(rules["objective"]),
         "guards": tuple(map(_objective, guards)),

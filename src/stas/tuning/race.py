@@ -135,6 +135,11 @@ class Rules:
         confirmation = 2 * FEWEST_PAIRS
         return max(race + confirmation, ceil(race / (1 - self.share)))
 
+    @property
+    def race_budget(self) -> float:
+        """How many videos the race may have; the confirmation always has enough to decide."""
+        return min((1 - self.share) * self.budget, self.budget - 2 * FEWEST_PAIRS)
+
 
 @dataclass(frozen=True)
 class Drop:
@@ -204,8 +209,7 @@ class Race:
         )
         self.alive = list(self.settings)
         count = len(self.settings)
-        whole = (1 - self.rules.share) * self.rules.budget
-        rounds = int(whole // ((count + 1) * self.rules.round))
+        rounds = int(self.rules.race_budget // ((count + 1) * self.rules.round))
         self._phases = max(1, min(ceil(log2(count)) if count > 1 else 1, rounds))
         self._phase = 0
         self._planned = 0
@@ -273,14 +277,30 @@ class Race:
 
     def race_interval(self, setting: str, objective: Objective | None = None) -> MeanInterval:
         """What the race says of a setting; for all settings at once."""
-        gains = self.gains(setting, objective or self.rules.objective)
         error = self.rules.error / len(self.settings)
-        return always_valid(gains, error, max(len(self.raced), FEWEST_PAIRS))
+        return self._interval(setting, objective, self.raced, error, len(self.raced))
 
     def confirmation_interval(self, objective: Objective | None = None) -> MeanInterval:
         """What the confirmation says of the setting that won the race."""
-        gains = self.gains(self.alive[0], objective or self.rules.objective, self.confirmed)
-        return always_valid(gains, self.rules.error, self._planned)
+        name, error = self.alive[0], self.rules.error
+        return self._interval(name, objective, self.confirmed, error, self._planned)
+
+    def _interval(
+        self,
+        setting: str,
+        objective: Objective | None,
+        samples: Sequence[Numbers],
+        error: float,
+        planned: int,
+    ) -> MeanInterval:
+        objective = objective or self.rules.objective
+        # A guard that never changes holds, unless pairs are so few that one more could break it.
+        return always_valid(
+            self.gains(setting, objective, samples),
+            error,
+            max(planned, FEWEST_PAIRS),
+            unlike=-(objective.margin or 0.0),
+        )
 
     def _race_was_lost(self) -> bool:
         """Whether the best setting was no better than off, in enough pairs to leave it at that."""
@@ -334,10 +354,9 @@ class Race:
     def _end_phases(self) -> None:
         """Keep the best where a phase's videos are spent, or the prompts are."""
         count, rules = len(self.settings), self.rules
-        whole = (1 - rules.share) * rules.budget
         out_of_prompts = len(self.raced) >= rules.prompts // 2
         while len(self.alive) > 1:
-            left = (self._phase + 1) * whole / self._phases - self.spent
+            left = (self._phase + 1) * rules.race_budget / self._phases - self.spent
             if left >= rules.round * (len(self.alive) + 1) and not out_of_prompts:
                 return
             self._phase += 1
@@ -372,7 +391,9 @@ class Race:
                 self._nothing(f"{name} was not better on new prompts")
                 return
         if over:
-            unsure = "" if found.low <= 0 else ", because a guard is not known to hold"
+            unsure = (
+                "" if found.low <= 0 or not guards else ", because a guard is not known to hold"
+            )
             self._nothing(f"{name} was not confirmed on new prompts{unsure}")
 
     def _nothing(self, why: str) -> None:
