@@ -11,7 +11,7 @@ import pytest
 import stas
 
 SMALL = ("generate", "a red circle", "--size", "32x32", "--frames", "5", "--steps", "2")
-COMMANDS = """generate record plot compare study tune rate reproduce config models profile bench
+COMMANDS = """generate record plot compare study tune rate app reproduce config models profile bench
 profile-list profile-show profile-delete bench-setup bench-doctor bench-make bench-score bench-table
 """
 

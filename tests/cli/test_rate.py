@@ -52,7 +52,7 @@ def test_the_report(run, folder):
     ("arguments", "message"),
     [
         (["c", "--report"], "There are no votes in 'c'"),
-        (["none"], "'none' holds no comparison and no study"),
+        (["none"], "'none' holds no comparison, no study and no pair"),
         (["c", "--run", "on"], "Two runs at least are compared, but got ['on']"),
         (["c", "--run", "on", "--run", "nothing"], "There is no run 'nothing' in 'c'"),
         (["c", "--question", "taste"], "question must be one of quality, motion, alignment"),
