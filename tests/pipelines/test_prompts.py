@@ -137,7 +137,7 @@ def test_seeds_that_would_not_be_used_are_refused():
     ("name", "text", "message"),
     [
         ("a.txt", "# nothing\n\n", "it has no prompt"),
-        ("a.csv", "text\na cat\n", "its first line must name the columns prompt"),
+        ("a.csv", "text\na cat\n", "its first line must name the column prompt"),
         ("a.csv", "prompt\na cat,1\n", "line 2 has more cells"),
         ("a.csv", "prompt,seed\na cat,x\n", "line 2: expected numbers from 0"),
         ("a.csv", "prompt,seed\n,1\n", "line 2 has no prompt"),

@@ -43,7 +43,7 @@ from stas.cli.options import (
     read_workers,
 )
 from stas.cli.record import check_stats_place, prompt_texts, record_with_bar
-from stas.cli.say import console, errors, load_for, loading, notes, say_findings, show
+from stas.cli.say import console, load_for, loading, notes, say_findings, show, warn
 from stas.pipelines.options import PipelineOptions
 
 if TYPE_CHECKING:
@@ -156,10 +156,7 @@ def measure(
     console.print(f"{escape(str(place))}: {escape(made.describe())}")
     used = loaded.profile()
     if output is None and used is not None and used != made:
-        errors.print(
-            f"[yellow]Warning:[/] It is not used: {escape(used.described)} says more. Measure more "
-            "videos, by --count."
-        )
+        warn(f"It is not used: {used.described} says more. Measure more videos, by --count.")
 
 
 @profile.command("list")

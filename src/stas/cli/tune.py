@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,12 +32,8 @@ from stas.cli.options import (
     read_workers,
 )
 from stas.cli.say import LOADING, bars, console, load_for, notes, show
+from stas.files import tomllib
 from stas.pipelines.options import PipelineOptions
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 def tune(

@@ -185,12 +185,13 @@ def how_to_read(unit: str, rows: Sequence[Difference]) -> str:
         f"The pairs, n, are {unit}{'' if unit == 'prompts' else ' of one prompt'}; intervals are "
         f"of the bootstrap ({DRAWS:,} draws, expanded percentiles). “{NO_DIFFERENCE}” where one "
         f"holds zero; “{TOO_FEW}” where one of fewer than {FEWEST_PAIRS} pairs does not. Higher or "
-        f"lower is not better or worse by itself: a still picture flickers least.{by_chance(rows)}{idle}"
+        "lower is not better or worse by itself: a still picture flickers least."
+        f"{by_chance(rows)}{idle}"
     )
 
 
 def by_chance(rows: Sequence[Difference]) -> str:
-    """How many differences to expect where there are none, in words; "" of too few pairs to tell."""
+    """How many rows would differ where nothing does, in words; "" of too few pairs to tell."""
     able = [row for row in rows if row.found is not None and row.found.pairs >= FEWEST_PAIRS]
     if not able:
         return ""
