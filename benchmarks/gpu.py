@@ -69,7 +69,7 @@ SIZES = {
     "wan2.2-5b": Size(24, 128, 14336, 30, 48, (31, 44, 80)),  # 1280 x 704, 121 frames
     "cogvideox-5b": Size(48, 64, 12288, 42, 16, (13, 60, 90)),  # 720 x 480, 49 frames
 }
-SMALL = Size(2, 16, 64, 3, 4, (3, 8, 12))
+SMALL = Size(8, 16, 64, 3, 4, (3, 8, 12))  # heads for eight processes
 
 
 def wan(size: Size, device: str, per_token: bool) -> tuple[nn.Module, dict[str, Any]]:

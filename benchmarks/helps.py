@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
@@ -27,7 +28,7 @@ from safetensors.torch import load_model
 
 import stas
 from benchmarks.timing import report
-from stas.files import tomllib, whole_file
+from stas.files import whole_file
 from stas.pipelines.prompts import Sample
 from stas.preference.statistics import sign_test
 from stas.studies.differences import Difference, difference

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import inspect
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import diffusers
 
-from stas.files import tomllib
 from stas.models.table import MODELS
 
 PAGE = Path(__file__).with_name("recipes.md")

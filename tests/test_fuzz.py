@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,6 @@ from stas.activations.profiles import Profile
 from stas.activations.stats import ActivationStats
 from stas.activations.sums import partial_sums
 from stas.assets import BUNDLED_MODEL
-from stas.files import tomllib
 from stas.measures.result import VideoMetrics
 from stas.method.config import STASConfig
 from stas.method.tokens import TokenGrid

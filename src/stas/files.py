@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from zlib import crc32
-
-if sys.version_info >= (3, 11):
-    import tomllib as tomllib  # for all that reads TOML
-else:
-    pass
 
 Rows = Iterable[Sequence[object]]  # of a table
 _PART = ".part-"

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from PIL import Image
 
 from docs import make_workflows
 from stas import __version__
-from stas.files import tomllib
 
 PACK = Path(__file__).parents[2] / "comfyui"
 WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +33,6 @@ from stas.cli.options import (
     read_workers,
 )
 from stas.cli.say import LOADING, bars, console, load_for, notes, show
-from stas.files import tomllib
 from stas.pipelines.options import PipelineOptions
 
 

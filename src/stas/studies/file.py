@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 
 from stas.assets import BUNDLED, prompt_list, shipped
 from stas.checks import expect, is_whole
-from stas.files import tomllib
 from stas.pipelines.prompts import read_prompts, texts_alone
 from stas.studies.plan import Study, frozen
 
