@@ -192,7 +192,7 @@ def test_going_on_with_another_measure_or_profile_is_refused(tmp_path):
         return {"bright": float(frames.mean())}
 
     def go_on(**options):
-        measures = Measures(names=("pixel difference",), own=[bright])
+        measures = Measures(names=(), own=[bright])
         found = {"arguments": SMALL, "measures": measures} | options
         compare(load_pipeline(str(folder), device="cpu"), "a", tmp_path / "out", **found)
 
@@ -201,7 +201,7 @@ def test_going_on_with_another_measure_or_profile_is_refused(tmp_path):
     other = types.FunctionType(bright.__code__, {}, "bright")
     other.__module__, other.__qualname__ = "others", bright.__qualname__
     with pytest.raises(ValueError, match=r"own_measures .*test_compare:.* -> \[\"others:"):
-        go_on(resume=True, measures=Measures(names=("pixel difference",), own=[other]))
+        go_on(resume=True, measures=Measures(names=(), own=[other]))
     data = json.loads((folder / FOLDER_PROFILE).read_text())
     (folder / FOLDER_PROFILE).write_text(json.dumps(data | {"dims": [3], "ratios": [30.0]}))
     with pytest.raises(ValueError, match=rf"videos of on .* transformer \[{DIMS}\] -> \[3\]"):

@@ -42,6 +42,9 @@ def draw_curves(run: Comparison) -> Figure:
         if name in ("pixel difference", "ssim") or "similarity" in name
     ]
     figure = Picture(0.8 + 2.6 * len(shown))
+    if not shown:
+        figure.suptitle("neither pixel difference, SSIM nor a similarity was measured", fontsize=10)
+        return figure
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(panels, shown, strict=True):
         _mark_cross(axes, first.cross)
