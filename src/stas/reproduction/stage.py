@@ -148,7 +148,7 @@ class Stage(ABC):
                 sample.name,
                 sample.prompt,
                 sample.seed,
-                None if origin is None else {**origin, "line": number + 1},
+                None if origin is None else {**origin, "prompt": number + 1},
             )
             for number, prompt in enumerate(self.plan.prompts[:count])
             for sample in samples_of([Prompt(prompt)], [self.plan.seed + number])
