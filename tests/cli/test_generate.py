@@ -284,7 +284,7 @@ def test_nothing_is_overwritten_without_force(run, tmp_path):
     (tmp_path / "a.png").write_text("mine")
     code, _, err = run("generate", PROMPT, *SMALL, "-o", "a.mp4")
     assert code == 1
-    assert "'a.png' exists already. Give another -o, or --force" in err
+    assert "'a.png' exists already. Go on with --resume, give another -o" in err
     assert files(tmp_path) == ["a.png"]
     assert (tmp_path / "a.png").read_text() == "mine"
     assert run("generate", PROMPT, *SMALL, "-o", "a.mp4", "--force")[0] == 0
