@@ -62,6 +62,7 @@ docs: $(INSTALLED)
 	$(BIN)/python -m docs.make_peers
 	$(BIN)/python -m docs.make_defaults
 	$(BIN)/python -m docs.make_bundled
+	$(BIN)/python -m docs.make_badges
 
 # Warnings are errors: a link that leads nowhere, a name without a docstring's types.
 site: $(INSTALLED)

@@ -6,6 +6,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+from docs import make_badges
 from stas.cli.main import app
 
 ROOT = Path(__file__).parent.parent.parent
@@ -38,3 +39,8 @@ def test_the_commands_are_there():
             assert importlib.util.find_spec(name), name
         else:
             assert name in known if program == "stas" else f"\n{name}:" in make, name
+
+
+def test_the_badges_say_what_the_package_says():
+    made = {path.name: path.read_text(encoding="utf-8") for path in make_badges.FOLDER.iterdir()}
+    assert made == make_badges.badges(), "run `make docs`"
