@@ -59,6 +59,34 @@ def integers(name: str, values: object) -> tuple[int, ...]:
     return tuple(int(number) for number in numbers)
 
 
+def read_integers(text: str) -> tuple[int, ...]:
+    """Whole numbers with commas between, as people type them.
+
+    Raises:
+        ValueError: They are none.
+
+    Example:
+        >>> read_integers("3, 7")
+        (3, 7)
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"expected whole numbers with commas between, as in 3,7, but got {text!r}."
+        ) from None
+
+
+def read_blocks(text: str) -> Literal["all", "middle"] | tuple[int, ...]:
+    """ "all", "middle", or block numbers.
+
+    Raises:
+        ValueError: None of these.
+    """
+    words: dict[str, Literal["all", "middle"]] = {"all": "all", "middle": "middle"}
+    return words.get(text.strip()) or read_integers(text)
+
+
 def number(name: str, value: object) -> float:
     """A number as a float.
 

@@ -130,7 +130,6 @@ def test_a_reload_loses_nothing(app, browser):
 
 
 def test_what_was_made_is_rated_blind(app, browser):
-    """After the tests above, which made pairs."""
     _, url, folder = app
     page, *_ = opened(browser, url, QUICK, color_scheme="light")
     press(page, "Make")
@@ -150,6 +149,7 @@ def test_a_bad_model_is_said_and_the_old_one_stays(app, browser, tmp_path):
     page.get_by_label(re.compile("Model: bundled")).fill(str(tmp_path / "none"))
     press(page, "Make")
     told(page, "There is no folder")
+    says(page, "^Failed: There is no folder")
     page.get_by_label(re.compile("Model: bundled")).fill("bundled")
     press(page, "Make")
     says(page, "^Finished")

@@ -5,10 +5,15 @@ from __future__ import annotations
 import shlex
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+pytest.importorskip("gradio")
+
+from stas.activations.profiles import keep_steering
 from stas.app.jobs import CancelledError, Studio
+from stas.app.page import Runs
 from stas.app.settings import Settings
 from stas.hooks.steer import find_handle
 from stas.media.video import read_video
@@ -112,6 +117,19 @@ def test_who_waits_is_told_the_place_and_can_cancel(tmp_path):
     with pytest.raises(CancelledError):
         studio.make(QUICK, hear, cancelled)
     assert heard == [(0, 0, "Waiting for 2 before this one")] and len(studio._line) == 2
+
+
+def test_a_page_that_was_reloaded_ends_what_is_being_made(tmp_path):
+    studio, request = Studio(tmp_path, "cpu"), SimpleNamespace(session_hash="new")
+    studio._line += [threading.Event(), threading.Event()]
+    Runs(studio).cancel(request)
+    assert [each.is_set() for each in studio._line] == [True, False]
+
+
+def test_the_command_says_what_a_tuned_model_would_not_do(tmp_path):
+    keep_steering("bundled", STASConfig(scale=0.8))
+    assert "--scale=1.0" in QUICK.to_command()
+    assert "--scale" not in replace(QUICK, steering=STASConfig(scale=0.8)).to_command()
 
 
 def test_scales_are_made_all_or_none(tmp_path):

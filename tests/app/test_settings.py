@@ -42,8 +42,8 @@ def test_the_form_holds_everything():
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("steps", 2.9, "Steps must be a whole number, but got 2.9"),
-        ("seed", "x", "Seed must be a whole number"),
+        ("steps", 2.9, "Steps: expected a whole number, but got 2.9"),
+        ("seed", "x", "Seed: "),
         ("dims", "1, x", "Dims: expected whole numbers"),
         ("blocks", "0,,3", "Blocks: expected whole numbers"),
     ],

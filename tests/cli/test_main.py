@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
 import stas
+from stas.cli.main import app
 
 SMALL = ("generate", "a red circle", "--size", "32x32", "--frames", "5", "--steps", "2")
 COMMANDS = """generate record plot compare study tune rate app reproduce config models profile bench
@@ -29,6 +31,11 @@ def test_help_has_room_in_less_than_80_columns(run, monkeypatch, command):
     code, out, _ = run(*command.split("-"), "--help")
     assert code == 0
     assert max(map(len, out.splitlines())) <= 78 and "…" not in out
+
+
+def test_paragraphs_of_help_break_where_the_terminal_ends():
+    for each in app.registered_commands:
+        assert not re.search(r"[^\n]\n[^\n]", each.callback.__doc__), each.callback.__name__
 
 
 def test_a_traceback_can_be_asked_for(run):

@@ -46,6 +46,12 @@ def test_a_bar_over_all_videos_and_one_for_each_worker(shown):
     assert "host 2: 0004 step 1 of 4 off" in found[2]
 
 
+def test_a_long_name_leaves_room_for_its_bar(shown):
+    name = "a-red-circle-moving-right-seed7"
+    found = shown(Progress(0, 2, 0, [held(1, name, 1)]))
+    assert "…ing-right-seed7 step 1 of 4" in found[1]
+
+
 def test_a_worker_that_died_has_no_bar_and_what_it_had_is_not_counted(shown):
     found = shown(
         Progress(2, 4, 0, [held(1, "0001", 3), held(2, "0002", 4)]),

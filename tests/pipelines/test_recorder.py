@@ -12,6 +12,7 @@ from stas.assets import prompt_list
 from stas.pipelines.model import LoadedPipeline
 from stas.pipelines.options import PipelineOptions
 from stas.pipelines.recorder import make_profile, record_videos
+from stas.workers.leases import Leases
 from tests.tiny import plant_massive_dimension, tiny_wan
 from training.clips import scenes
 
@@ -140,6 +141,26 @@ def test_the_lists_of_prompts_that_ship():
         assert len(set(prompts)) == len(prompts) == count
         assert all(prompt == prompt.strip() != "" for prompt in prompts)
     assert set(bundled) <= {scene.caption for scene in scenes("held-out")}
+
+
+def test_what_others_recorded_beyond_enough_is_left_out(tmp_path):
+    """A process that lacks the first video yet holds back eight others, of which five count."""
+    prompts = [f"{prompt} {n}" for n in range(3) for prompt in PROMPTS]
+    pipeline = tiny_wan()
+    plant_massive_dimension(pipeline.transformer, 3)
+    loaded, path = LoadedPipeline(pipeline), tmp_path / "s.safetensors"
+    alone = record_videos(loaded, prompts, CALL, tmp_path / "a.safetensors", until_sure=True)
+    parts = tmp_path / ".s.safetensors.parts"
+    parts.mkdir()
+
+    def stop(progress):
+        if len(list(parts.glob("*.safetensors"))) == 8:
+            raise KeyboardInterrupt
+
+    with Leases(parts, "another host 1").take("0000"), pytest.raises(KeyboardInterrupt):
+        record_videos(loaded, prompts, CALL, path, until_sure=True, report=stop)
+    same(record_videos(loaded, prompts, CALL, path, until_sure=True), alone)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.safetensors", path.name]
 
 
 def test_recording_ends_when_the_dimensions_are_sure(tmp_path):

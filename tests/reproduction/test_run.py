@@ -164,6 +164,8 @@ def test_the_page(done):
     assert "[our choice]" in text and "flow_shift" in text and "a test" in text
     assert "stas rate" in text and 'href="bundled---small/comparison/report.html"' in text
     assert text.count("data:image/png") >= 5
+    # Where the paper says nothing its column is left out.
+    assert 0 < text.count(">the paper</th>") < text.count(">95 % interval</th>")
     assert "quick form" not in text
     quick = write_reproduction(replace(plan, quick=True), folder.parent / "empty")
     text = quick.read_text(encoding="utf-8")

@@ -21,9 +21,11 @@ from stas.pipelines.manifest import Manifest
 from stas.pipelines.model import LoadedPipeline
 from stas.pipelines.prompts import Sample
 from stas.pipelines.sample import VideoFiles, make_samples, write_all
+from stas.studies.compare import ON
+from stas.studies.plan import OFF
 
 Report = Callable[[int, int, str], None]  # finished steps, all steps or 0 while waiting, in words
-OFF, ON, BOTH, MAPS = "off", "on", "both", "maps"
+BOTH, MAPS = "both", "maps"
 POLL = 0.2  # seconds between looks at the line
 
 

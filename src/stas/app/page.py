@@ -12,13 +12,15 @@ from typing import Any, TypeVar, get_args
 
 import gradio as gr
 
-from stas.app.jobs import ON, POLL, CancelledError, Report, Studio
+from stas.activations.profiles import default_steering
+from stas.app.jobs import POLL, CancelledError, Report, Studio
 from stas.app.rating import RatingPage
 from stas.app.settings import Make, Settings
-from stas.checks import DType, expect
+from stas.checks import DType, read_blocks, read_integers
 from stas.method.config import BRANCHES, OPS, REFERENCES, REGIONS, STASConfig
 from stas.pipelines.manifest import Manifest
 from stas.pipelines.sample import MANIFEST, STRIP, VideoFiles
+from stas.studies.compare import ON
 
 T = TypeVar("T")
 
@@ -51,33 +53,29 @@ def read_form(values: tuple[Any, ...]) -> Settings:
     """
     given = dict(zip(FIELDS + STEERING, values, strict=True))
     call = {name: given[name] for name in FIELDS if given[name] not in (None, "")}
-    call |= {name: _whole(name, call[name]) for name in WHOLE if name in call}
+    call |= {name: _read(name, _whole, call[name]) for name in WHOLE if name in call}
     steering = {name: given[name] for name in STEERING}
-    steering["dims"] = _numbers("Dims", steering["dims"]) if steering["dims"] else None
-    if (blocks := steering["blocks"].strip()) not in ("all", "middle"):
-        steering["blocks"] = _numbers("Blocks", blocks)
+    steering["dims"] = _read("dims", read_integers, steering["dims"] or None)
+    steering["blocks"] = _read("blocks", read_blocks, steering["blocks"])
     for name in ("regions", "branches"):
         steering[name] = tuple(steering[name])
     return Settings(**{"prompt": ""} | call, steering=STASConfig(**steering))
 
 
-def _whole(name: str, value: Any) -> int:
-    """A whole number of the form, which a browser may give as text."""
+def _read(name: str, read: Callable[[Any], T], value: Any) -> T | None:
+    """A field of the form; None stays None."""
     try:
-        whole = int(value)
-        expect(isinstance(value, str) or whole == value, "")
-    except (OverflowError, ValueError):
-        raise ValueError(f"{name.title()} must be a whole number, but got {value}.") from None
-    return whole
+        return None if value is None else read(value)
+    except ValueError as error:
+        raise ValueError(f"{name.title()}: {error}") from None
 
 
-def _numbers(label: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError:
-        raise ValueError(
-            f"{label}: expected whole numbers with commas between, as in 3,7, but got {text!r}."
-        ) from None
+def _whole(value: Any) -> int:
+    """A whole number, which a browser may give as text or with a point."""
+    number = float(value)
+    if not number.is_integer():
+        raise ValueError(f"expected a whole number, but got {value}.")
+    return int(value)
 
 
 def fill_form(settings: Settings) -> list[Any]:
@@ -281,7 +279,8 @@ def build(studio: Studio, model: str) -> gr.Blocks:
         query = {name: value for name, value in request.query_params.items() if name[:2] != "__"}
         if "prompt" not in query:
             # Said outright, for gradio shows an empty number as 0.
-            return fill_form(Settings(prompt=PROMPT, model=model))
+            first = Settings(prompt=PROMPT, model=model, steering=default_steering(model))
+            return fill_form(first)
         try:
             return fill_form(Settings.from_query(query))
         except (TypeError, ValueError) as error:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 from urllib.parse import parse_qsl, urlencode
 
+from stas.activations.profiles import default_steering
 from stas.assets import BUNDLED
 from stas.checks import (
     FRAMES,
@@ -172,8 +173,11 @@ class Settings:
         prompt, words = given.pop("prompt"), ["stas", "generate"]
         if self.width is not None:
             given["size"] = f"{given.pop('width')}x{given.pop('height')}"
-        steering = {} if self.make == "off" else self._steering()
-        for name, value in (given | steering).items():
+        # Of a model whose steering was tuned, what is left out is as that says.
+        default, steering = default_steering(self.model).to_dict(), self.steering.to_dict()
+        if self.make != "off":
+            given |= {name: each for name, each in steering.items() if each != default[name]}
+        for name, value in given.items():
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             words.append(f"--{name.replace('_', '-')}={text}")
         words += ["--no-steer"] if self.make == "off" else []

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stas import checks
 from stas.checks import IMAGES, VIDEOS, Offload, check_arguments, dtype_name, some_of
 from stas.method.config import BRANCHES, REGIONS, Op, Reference, STASConfig
 from stas.pipelines.places import input_files
@@ -31,32 +32,25 @@ class UsageError(typer.BadParameter):
         return self.message
 
 
-def read_integers(text: str) -> tuple[int, ...]:
-    """Whole numbers with commas between, as in 3,7."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(
-            f"expected whole numbers with commas between, as in 3,7, but got {text!r}."
-        ) from None
+def _reader(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """One whose errors are those of an option."""
+
+    def told(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return told
 
 
-def read_blocks(text: str) -> Any:
-    """ "all", "middle", or block numbers."""
-    return text if text in ("all", "middle") else read_integers(text)
+read_integers, read_blocks = _reader(checks.read_integers), _reader(checks.read_blocks)
+read_seeds, read_dtype = _reader(parse_seeds), _reader(dtype_name)
 
 
 def read_maps(text: str) -> Any:
     """What `read_blocks` reads, or "none"."""
     return text if text == "none" else read_blocks(text)
-
-
-def read_seeds(text: str) -> list[int]:
-    """Numbers and ranges, as in 0,7,10-13."""
-    try:
-        return parse_seeds(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
 
 
 def read_size(text: str) -> tuple[int, int]:
@@ -76,14 +70,6 @@ def read_lora(text: str) -> tuple[str, float]:
         raise typer.BadParameter(
             f"expected SOURCE or SOURCE=WEIGHT, as in style.safetensors=0.8, but got {text!r}."
         ) from None
-
-
-def read_dtype(text: str) -> str:
-    """A type of numbers by any of its names."""
-    try:
-        return dtype_name(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
 
 
 def read_some_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:

@@ -20,7 +20,7 @@ from stas.measures.measure import Measures
 from stas.pipelines.manifest import Manifest
 from stas.pipelines.prompts import Sample
 from stas.pipelines.sample import EXACT, MANIFEST, VIDEO, VideoFiles
-from stas.studies.compare import Comparison
+from stas.studies.compare import ON, Comparison
 from stas.studies.plan import OFF, Setting, Study, frozen
 from stas.studies.run import Run
 from stas.studies.study import StudyRun
@@ -242,7 +242,7 @@ def _read_pairs(folder: Path, settings: Sequence[str]) -> Rated:
 
     How a pair was steered is its own matter, so votes are of steering as such [our choice].
     """
-    names = OFF, "on"
+    names = OFF, ON
     expect(set(settings) <= set(names), f"these are pairs of {', '.join(names)}: leave --run out")
     samples, videos, digests = [], {}, {}
     for place in sorted(folder.glob(f"*-{OFF}{MANIFEST}")):
