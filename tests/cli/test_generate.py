@@ -353,7 +353,7 @@ def test_config_file_and_options(run, tmp_path):
 
 # What is wrong with the command line itself, whatever there is on this machine.
 USAGE = re.compile(
-    r"^'--|Give a prompt|not both|numbers below|ranges of at|steers nothing|SOURCE=|remove|twice"
+    r"^'--|Give a prompt|not both|numbers below|ranges of at|steers nothing|SOURCE=|remove|twice|quotes"
 )
 BAD = [
     ((), "Give a prompt or --prompts FILE"),
@@ -373,7 +373,7 @@ BAD = [
     (("x", "--size", "64"), "'--size': expected WIDTHxHEIGHT"),
     (("x", "--size", "64x100"), "height must be a multiple of 16"),
     (("x", "--frames", "6"), "The nearest are 5 and 9"),
-    (("a", "red", "circle"), "extra arguments? .*Put a prompt of several words in quotes"),
+    (("a", "red", "circle"), r"\(red circle\)\. Put a prompt of several words in quotes"),
     (("x", "--steps", "0"), "num_inference_steps must be an integer, at least 1"),
     (("x", "--dims", "3,x"), "'--dims': expected whole numbers"),
     (("x", "--dims", "256"), "dims must be below 256"),
