@@ -353,7 +353,8 @@ def test_config_file_and_options(run, tmp_path):
 
 # What is wrong with the command line itself, whatever there is on this machine.
 USAGE = re.compile(
-    r"^'--|Give a prompt|not both|numbers below|ranges of at|steers nothing|SOURCE=|remove|twice|quotes"
+    r"^'--|Give a prompt|not both|numbers below|ranges of at|steers nothing|SOURCE=|remove|twice|"
+    "quotes"
 )
 BAD = [
     ((), "Give a prompt or --prompts FILE"),
